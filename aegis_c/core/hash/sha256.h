@@ -1,0 +1,48 @@
+/* SHA-256 (FIPS 180-4), HMAC-SHA-256 (RFC 2104) and the two hashes of an RFC 6962 tree.
+ *
+ * Nothing here allocates or fails. The kernel is chosen once, at ag_sha256_start, from
+ * those that pass a self-test on this machine. Any thread; contexts belong to one caller
+ * at a time. */
+#ifndef AG_HASH_SHA256_H
+#define AG_HASH_SHA256_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define AG_HASH_SIZE 32
+
+struct ag_sha256 {
+    uint32_t state[8];
+    uint64_t length; /* octets taken so far */
+    uint8_t block[64];
+};
+
+void ag_sha256_init(struct ag_sha256 *ctx);
+void ag_sha256_update(struct ag_sha256 *ctx, const void *data, size_t n);
+void ag_sha256_final(struct ag_sha256 *ctx, uint8_t out[AG_HASH_SIZE]);
+void ag_sha256(const void *data, size_t n, uint8_t out[AG_HASH_SIZE]);
+
+struct ag_hmac {
+    struct ag_sha256 inner, outer;
+};
+
+void ag_hmac_init(struct ag_hmac *ctx, const void *key, size_t n);
+void ag_hmac_update(struct ag_hmac *ctx, const void *data, size_t n);
+void ag_hmac_final(struct ag_hmac *ctx, uint8_t out[AG_HASH_SIZE]);
+
+/* RFC 6962 section 2.1. leaf = SHA-256(0x00 || entry), node = SHA-256(0x01 || left ||
+ * right); `out` may be the same memory as `left` or `right`. */
+void ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE]);
+void ag_node_hash(const uint8_t left[AG_HASH_SIZE], const uint8_t right[AG_HASH_SIZE],
+                  uint8_t out[AG_HASH_SIZE]);
+
+/* `count` leaves of `entry_size` octets each, one after the other in `entries`; writes
+ * `count` hashes. */
+void ag_leaf_hash_many(const uint8_t *entries, size_t entry_size, size_t count,
+                       uint8_t *out);
+
+/* One level of a tree: hashes `pairs` pairs of adjacent nodes of `children` (64 octets a
+ * pair) into `pairs` parents. `out` may be the same memory as `children`. */
+void ag_node_hash_level(const uint8_t *children, size_t pairs, uint8_t *out);
+
+#endif

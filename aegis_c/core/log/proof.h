@@ -1,0 +1,44 @@
+/* RFC 6962 tree arithmetic over any source of nodes: roots, inclusion and consistency
+ * proofs, and their verification (RFC 6962 section 2.1, RFC 9162 sections 2.1.3.2 and
+ * 2.1.4.2). The in-memory tree and the tiles on disk share it. Nothing allocates. */
+#ifndef AG_LOG_PROOF_H
+#define AG_LOG_PROOF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "hash/sha256.h"
+
+/* Hashes in the longest proof: one per bit of a size, plus one. */
+#define AG_PROOF_MAX 65
+
+/* Writes the hash of the complete subtree of 2^height leaves that starts at leaf
+ * index << height. 0 or a negative status, which the caller passes on. Only asked for
+ * subtrees that lie wholly inside the size that a call names. */
+typedef int (*ag_node_fn)(void *ctx, unsigned height, uint64_t index,
+                          uint8_t out[AG_HASH_SIZE]);
+
+/* Root of the first `size` leaves; size 0 gives SHA-256(""). */
+int ag_tree_root(uint64_t size, ag_node_fn node, void *ctx, uint8_t out[AG_HASH_SIZE]);
+
+/* Proof that leaf `index` is in the tree of `size` leaves, leaf to root, at most
+ * AG_PROOF_MAX hashes into `proof`. AG_ERANGE unless index < size. */
+int ag_inclusion_proof(uint64_t index, uint64_t size, ag_node_fn node, void *ctx,
+                       uint8_t (*proof)[AG_HASH_SIZE], size_t *count);
+
+/* Proof that the tree of `old_size` is a prefix of that of `new_size`. Empty when the
+ * sizes are equal or the old one is 0. AG_ERANGE when old_size > new_size. */
+int ag_consistency_proof(uint64_t old_size, uint64_t new_size, ag_node_fn node, void *ctx,
+                         uint8_t (*proof)[AG_HASH_SIZE], size_t *count);
+
+/* AG_OK, AG_ERANGE (index >= size) or AG_EVERIFY (wrong length, or another root). All
+ * structure is derived from index and size; the proof is only hashes. */
+int ag_verify_inclusion(const uint8_t leaf[AG_HASH_SIZE], uint64_t index, uint64_t size,
+                        const uint8_t root[AG_HASH_SIZE],
+                        const uint8_t (*proof)[AG_HASH_SIZE], size_t count);
+int ag_verify_consistency(uint64_t old_size, uint64_t new_size,
+                          const uint8_t old_root[AG_HASH_SIZE],
+                          const uint8_t new_root[AG_HASH_SIZE],
+                          const uint8_t (*proof)[AG_HASH_SIZE], size_t count);
+
+#endif
