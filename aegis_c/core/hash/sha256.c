@@ -132,6 +132,14 @@ ag_leaf_hash_many(const uint8_t *entries, size_t entry_size, size_t count, uint8
 }
 
 void
+ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        ag_leaf_hash(entries[i].data, entries[i].size, out + i * AG_HASH_SIZE);
+    }
+}
+
+void
 ag_node_hash_level(const uint8_t *children, size_t pairs, uint8_t *out)
 {
     for (size_t i = 0; i < pairs; i++) {
