@@ -1,0 +1,58 @@
+#include "base/utf8.h"
+
+#include <string.h>
+
+/* Length of the valid sequence that starts at text[0], or 0. */
+static size_t
+sequence_length(const uint8_t *text, size_t n)
+{
+    uint8_t lead = text[0];
+    uint8_t low = 0x80, high = 0xbf; /* bounds of the second octet */
+    size_t length = 0;
+    if (lead < 0x80) {
+        return 1;
+    } else if (lead >= 0xc2 && lead <= 0xdf) {
+        length = 2;
+    } else if (lead >= 0xe0 && lead <= 0xef) {
+        length = 3;
+        low = lead == 0xe0 ? 0xa0 : 0x80;
+        high = lead == 0xed ? 0x9f : 0xbf;
+    } else if (lead >= 0xf0 && lead <= 0xf4) {
+        length = 4;
+        low = lead == 0xf0 ? 0x90 : 0x80;
+        high = lead == 0xf4 ? 0x8f : 0xbf;
+    } else {
+        return 0;
+    }
+    if (length > n || text[1] < low || text[1] > high) {
+        return 0;
+    }
+    for (size_t i = 2; i < length; i++) {
+        if (text[i] < 0x80 || text[i] > 0xbf) {
+            return 0;
+        }
+    }
+    return length;
+}
+
+size_t
+ag_utf8_valid_prefix(const uint8_t *text, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        uint64_t eight = 0;
+        if (n - i >= 8) {
+            memcpy(&eight, text + i, 8);
+            if ((eight & 0x8080808080808080u) == 0) {
+                i += 8;
+                continue;
+            }
+        }
+        size_t length = sequence_length(text + i, n - i);
+        if (length == 0) {
+            return i;
+        }
+        i += length;
+    }
+    return n;
+}

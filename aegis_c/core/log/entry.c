@@ -1,0 +1,228 @@
+#include "log/entry.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/base64.h"
+#include "base/utf8.h"
+
+/* ---- commitments ---- */
+
+static const char salt_label[] = "aegis/salt/v1";
+
+void
+ag_salt(const uint8_t *secret, size_t secret_n, const uint8_t id[AG_UUID_SIZE],
+        enum ag_role role, uint8_t salt[AG_HASH_SIZE])
+{
+    struct ag_hmac hmac;
+    ag_hmac_init(&hmac, secret, secret_n);
+    ag_hmac_update(&hmac, salt_label, sizeof(salt_label) - 1);
+    ag_hmac_update(&hmac, id, AG_UUID_SIZE);
+    ag_hmac_update(&hmac, role == AG_ROLE_REQUEST ? "request" : "response", 8);
+    ag_hmac_final(&hmac, salt);
+}
+
+void
+ag_commitment_init(struct ag_commitment *c, const uint8_t *secret, size_t secret_n,
+                   const uint8_t id[AG_UUID_SIZE], enum ag_role role)
+{
+    memset(c, 0, sizeof(*c));
+    ag_salt(secret, secret_n, id, role, c->salt);
+    ag_hmac_init(&c->hmac, c->salt, AG_HASH_SIZE);
+}
+
+int
+ag_commitment_update(struct ag_commitment *c, const void *data, size_t n)
+{
+    if (c->finished) {
+        return AG_ECLOSED;
+    }
+    ag_hmac_update(&c->hmac, data, n);
+    c->octets += n;
+    return AG_OK;
+}
+
+void
+ag_commitment_finish(struct ag_commitment *c)
+{
+    if (!c->finished) {
+        ag_hmac_final(&c->hmac, c->digest);
+        c->finished = true;
+    }
+}
+
+/* ---- identifiers ---- */
+
+static int
+hex_value(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    if (c >= 'a' && c <= 'f') {
+        return c - 'a' + 10;
+    }
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+int
+ag_uuid_parse(const char *text, size_t n, uint8_t id[AG_UUID_SIZE])
+{
+    uint8_t parsed[AG_UUID_SIZE] = {0};
+    size_t digits = 0;
+    if (n != AG_UUID_TEXT) {
+        return AG_EINVAL;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (i == 8 || i == 13 || i == 18 || i == 23) {
+            if (text[i] != '-') {
+                return AG_EINVAL;
+            }
+            continue;
+        }
+        int value = hex_value(text[i]);
+        if (value < 0) {
+            return AG_EINVAL;
+        }
+        parsed[digits / 2] = (uint8_t)(parsed[digits / 2] << 4 | value);
+        digits++;
+    }
+    memcpy(id, parsed, AG_UUID_SIZE);
+    return AG_OK;
+}
+
+/* ---- meta ---- */
+
+static bool
+is_space(uint8_t c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+size_t
+ag_meta_body(const uint8_t *meta, size_t n, bool *is_empty)
+{
+    while (n > 0 && is_space(meta[n - 1])) {
+        n--;
+    }
+    n--; /* the closing brace */
+    size_t last = n;
+    while (last > 0 && is_space(meta[last - 1])) {
+        last--;
+    }
+    *is_empty = last == 1;
+    return n;
+}
+
+int
+ag_meta_check(const uint8_t *meta, size_t n, struct ag_error *err)
+{
+    if (n > AG_ENTRY_MAX - AG_ENTRY_TAIL_MAX) {
+        int status = ag_fail(err, AG_ETOOBIG, "entry has %zu octets, at most %d allowed",
+                             n, AG_ENTRY_MAX - AG_ENTRY_TAIL_MAX);
+        ag_error_advice(err, "Cap the strings that come from outside.");
+        return status;
+    }
+    size_t valid = ag_utf8_valid_prefix(meta, n);
+    if (valid != n) {
+        return ag_fail(err, AG_EINVAL, "entry is not UTF-8 at octet %zu", valid);
+    }
+    size_t end = n;
+    while (end > 0 && is_space(meta[end - 1])) {
+        end--;
+    }
+    if (end < 2 || meta[0] != '{' || meta[end - 1] != '}') {
+        return ag_fail(err, AG_EINVAL, "entry is not a JSON object: it must be {...}");
+    }
+    return AG_OK;
+}
+
+/* Just behind the string that opens at text[i] == '"', or n when it never closes. */
+static size_t
+skip_string(const uint8_t *text, size_t n, size_t i)
+{
+    for (i++; i < n; i++) {
+        if (text[i] == '\\') {
+            i++;
+        } else if (text[i] == '"') {
+            return i + 1;
+        }
+    }
+    return n;
+}
+
+static size_t
+skip_space(const uint8_t *text, size_t n, size_t i)
+{
+    while (i < n && is_space(text[i])) {
+        i++;
+    }
+    return i;
+}
+
+int
+ag_meta_id(const uint8_t *meta, size_t n, uint8_t id[AG_UUID_SIZE], struct ag_error *err)
+{
+    static const char name[] = "\"id\"";
+    unsigned depth = 0;
+    for (size_t i = 0; i < n;) {
+        if (meta[i] == '{' || meta[i] == '[') {
+            depth++;
+            i++;
+        } else if (meta[i] == '}' || meta[i] == ']') {
+            depth--;
+            i++;
+        } else if (meta[i] == '"') {
+            size_t end = skip_string(meta, n, i);
+            size_t colon = skip_space(meta, n, end);
+            if (depth == 1 && end - i == 4 && memcmp(meta + i, name, 4) == 0 &&
+                colon < n && meta[colon] == ':') {
+                size_t value = skip_space(meta, n, colon + 1);
+                if (value + AG_UUID_TEXT + 1 < n && meta[value] == '"' &&
+                    meta[value + AG_UUID_TEXT + 1] == '"' &&
+                    ag_uuid_parse((const char *)meta + value + 1, AG_UUID_TEXT, id) ==
+                        AG_OK) {
+                    return AG_OK;
+                }
+                break;
+            }
+            i = end;
+        } else {
+            i++;
+        }
+    }
+    int status = ag_fail(err, AG_EINVAL, "entry has no member \"id\" that is a UUID");
+    ag_error_advice(err, "Give one, or pass finished commitments in place of bodies.");
+    return status;
+}
+
+/* ---- the final bytes ---- */
+
+static size_t
+put_commitment(char *to, size_t room, bool comma, const char *name,
+               const struct ag_commitment *c)
+{
+    char encoded[AG_BASE64_SIZE(AG_HASH_SIZE) + 1];
+    encoded[ag_base64_encode(encoded, c->digest, AG_HASH_SIZE)] = '\0';
+    return (size_t)snprintf(to, room,
+                            "%s\"%s\":{\"bytes\":%" PRIu64 ",\"commitment\":\"%s\"}",
+                            comma ? "," : "", name, c->octets, encoded);
+}
+
+size_t
+ag_entry_tail(bool meta_is_empty, const struct ag_commitment *request,
+              const struct ag_commitment *response, char *tail)
+{
+    size_t n = 0;
+    bool comma = !meta_is_empty;
+    if (request != NULL) {
+        n += put_commitment(tail, AG_ENTRY_TAIL_MAX, comma, "request", request);
+        comma = true;
+    }
+    if (response != NULL) {
+        n += put_commitment(tail + n, AG_ENTRY_TAIL_MAX - n, comma, "response", response);
+    }
+    tail[n++] = '}';
+    return n;
+}
