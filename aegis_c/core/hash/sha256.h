@@ -1,8 +1,8 @@
 /* SHA-256 (FIPS 180-4), HMAC-SHA-256 (RFC 2104) and the two hashes of an RFC 6962 tree.
  *
  * Nothing here allocates or fails. The kernel is chosen once, at ag_sha256_start, from
- * those that pass a self-test on this machine. Any thread; contexts belong to one caller
- * at a time. */
+ * those that pass a self-test on this machine. Any thread; contexts belong to one
+ * caller at a time. */
 #ifndef AG_HASH_SHA256_H
 #define AG_HASH_SHA256_H
 
@@ -41,8 +41,15 @@ void ag_node_hash(const uint8_t left[AG_HASH_SIZE], const uint8_t right[AG_HASH_
 void ag_leaf_hash_many(const uint8_t *entries, size_t entry_size, size_t count,
                        uint8_t *out);
 
-/* One level of a tree: hashes `pairs` pairs of adjacent nodes of `children` (64 octets a
- * pair) into `pairs` parents. `out` may be the same memory as `children`. */
+/* The same for entries of any sizes, which lie anywhere. */
+struct ag_span {
+    const uint8_t *data; /* borrowed; may be NULL when size is 0 */
+    size_t size;
+};
+void ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out);
+
+/* One level of a tree: hashes `pairs` pairs of adjacent nodes of `children` (64 octets
+ * a pair) into `pairs` parents. `out` may be the same memory as `children`. */
 void ag_node_hash_level(const uint8_t *children, size_t pairs, uint8_t *out);
 
 #endif
