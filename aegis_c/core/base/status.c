@@ -9,8 +9,8 @@ const char *
 ag_status_name(int status)
 {
     switch (status) {
-#define AG_STATUS_NAME(name, value, text)                                                \
-    case value:                                                                          \
+#define AG_STATUS_NAME(name, value, text)                                              \
+    case value:                                                                        \
         return #name;
         AG_STATUS_MAP(AG_STATUS_NAME)
 #undef AG_STATUS_NAME
@@ -23,8 +23,8 @@ const char *
 ag_status_text(int status)
 {
     switch (status) {
-#define AG_STATUS_TEXT(name, value, text)                                                \
-    case value:                                                                          \
+#define AG_STATUS_TEXT(name, value, text)                                              \
+    case value:                                                                        \
         return text;
         AG_STATUS_MAP(AG_STATUS_TEXT)
 #undef AG_STATUS_TEXT

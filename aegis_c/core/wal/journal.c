@@ -42,7 +42,8 @@ masked_crc(const uint8_t *data, size_t n)
 static bool
 parse_header(const uint8_t *at, struct batch *b)
 {
-    if (ag_get_u32le(at) != BATCH_MAGIC || ag_get_u32le(at + 24) != masked_crc(at, 24)) {
+    if (ag_get_u32le(at) != BATCH_MAGIC ||
+        ag_get_u32le(at + 24) != masked_crc(at, 24)) {
         return false;
     }
     b->body_n = ag_get_u32le(at + 4);
@@ -83,13 +84,15 @@ replay_batch(const uint8_t *body, const struct batch *b, ag_journal_replay_fn re
         }
         at += n;
     }
-    return at == b->body_n ? AG_OK : ag_fail(err, AG_ECORRUPT, "batch has octets to spare");
+    return at == b->body_n ? AG_OK
+                           : ag_fail(err, AG_ECORRUPT, "batch has octets to spare");
 }
 
 static int
 refuse_damage(const char *path, size_t offset, uint64_t seq, struct ag_error *err)
 {
-    int status = ag_fail(err, AG_ECORRUPT, "damaged batch in the middle of the journal");
+    int status =
+        ag_fail(err, AG_ECORRUPT, "damaged batch in the middle of the journal");
     ag_error_file(err, path, offset);
     ag_error_index(err, seq);
     ag_error_advice(err, "Keep the file as it is and restore it from a copy.");
@@ -244,7 +247,8 @@ int
 ag_journal_commit(struct ag_journal *j, struct ag_error *err)
 {
     if (j->poisoned) {
-        int status = ag_fail(err, AG_EPOISONED, "an earlier write of the journal failed");
+        int status =
+            ag_fail(err, AG_EPOISONED, "an earlier write of the journal failed");
         ag_error_file(err, j->path, j->end);
         return status;
     }

@@ -1,5 +1,5 @@
-/* The ledger's truth on disk: one append-only file of batches, each covered by a CRC-32C
- * and synced before anything is published. Tiles are rebuilt from it.
+/* The ledger's truth on disk: one append-only file of batches, each covered by a
+ * CRC-32C and synced before anything is published. Tiles are rebuilt from it.
  *
  * File: 16-octet header {magic "AGJRNL\0\1", log id u64le}, then batches
  *   {magic u32le, body length u32le, first sequence u64le, records u32le,
@@ -26,12 +26,12 @@ struct ag_journal;
 typedef int (*ag_journal_replay_fn)(void *ctx, uint64_t seq, const uint8_t *record,
                                     size_t n, struct ag_error *err);
 
-/* Opens `path` (created when it is missing and `create` is set) and replays every record
- * in order. *journal is owned by the caller. AG_ECORRUPT, AG_EFOREIGN, AG_EVERSION,
- * AG_ENOTFOUND, or what `replay` returned. */
-int ag_journal_open(const struct ag_io *io, const char *path, uint64_t log_id, bool create,
-                    ag_journal_replay_fn replay, void *ctx, struct ag_journal **journal,
-                    struct ag_error *err);
+/* Opens `path` (created when it is missing and `create` is set) and replays every
+ * record in order. *journal is owned by the caller. AG_ECORRUPT, AG_EFOREIGN,
+ * AG_EVERSION, AG_ENOTFOUND, or what `replay` returned. */
+int ag_journal_open(const struct ag_io *io, const char *path, uint64_t log_id,
+                    bool create, ag_journal_replay_fn replay, void *ctx,
+                    struct ag_journal **journal, struct ag_error *err);
 
 /* Adds a record to the batch in memory. AG_ENOMEM (nothing added). Owner thread. */
 int ag_journal_add(struct ag_journal *journal, const uint8_t *record, size_t n);
