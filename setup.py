@@ -71,7 +71,7 @@ class BuildExt(build_ext):
         cc = [*self.compiler.compiler_so, *include, *ext.extra_compile_args]
         tag = sha256(repr(cc).encode()).hexdigest()[:12]  # of interpreter and flags
         self.build_temp = f"build/obj-{tag}"
-        self.force = True  # always link: it is quick, and the flags may have changed
+        self.force = self.compiler.force = True  # always link: quick, and flags may have changed
 
         def compile_one(source: str) -> str:
             (obj,) = self.compiler.object_filenames([source], output_dir=self.build_temp)

@@ -10,7 +10,7 @@
 #include "base/bytes.h"
 #include "hash/crc32c.h"
 
-#define FILE_HEADER 16
+#define FILE_HEADER AG_JOURNAL_EMPTY
 #define BATCH_HEADER 32
 #define BATCH_MAGIC 0x4a424741u /* "AGBJ" little-endian */
 

@@ -18,6 +18,9 @@
 #include "base/io.h"
 #include "base/status.h"
 
+/* Octets of a journal without records. */
+#define AG_JOURNAL_EMPTY 16
+
 struct ag_journal;
 
 typedef int (*ag_journal_replay_fn)(void *ctx, uint64_t seq, const uint8_t *record,
