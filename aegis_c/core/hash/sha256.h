@@ -6,10 +6,28 @@
 #ifndef AG_HASH_SHA256_H
 #define AG_HASH_SHA256_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define AG_HASH_SIZE 32
+
+/* Tests every kernel of this build against OpenSSL and puts the fastest good one to
+ * use. The first call does it, the others return its result: AG_OK, or AG_ECRYPTO when
+ * the portable kernel and OpenSSL disagree. */
+int ag_sha256_start(void);
+
+struct ag_kernel_info {
+    const char *name; /* constant */
+    bool runs_here;   /* the CPU has the instructions */
+    bool passed;      /* the self-test; a kernel that did not is never used */
+    bool active;
+    double node_ns; /* per node of a batch, measured at start; 0 unless passed */
+};
+
+/* Writes what is known of each kernel, at most `room`, and returns how many there are.
+ * Starts what has not been started. */
+size_t ag_sha256_kernels(struct ag_kernel_info *list, size_t room);
 
 struct ag_sha256 {
     uint32_t state[8];
