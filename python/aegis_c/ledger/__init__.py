@@ -1,0 +1,1 @@
+"""The audit ledger: the asyncio face of the native log, receipts, and offline checks."""
