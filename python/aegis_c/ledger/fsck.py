@@ -152,7 +152,9 @@ def _signed_checkpoint(folder: Path, vkey: VerifierKey | None, report: Report) -
         name = layout.CHECKPOINT
         checkpoint = open_checkpoint((folder / name).read_bytes(), key, name)
     except OSError as error:
-        what = "is missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        what = str(error.strerror)
+        if isinstance(error, FileNotFoundError):
+            what = "is missing: nothing was published yet, or it was removed"
         _add(report, Problem(name, what))
         return None
     except VerificationError as error:

@@ -599,7 +599,7 @@ _MEMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 _REQUIRED: dict[str, tuple[str, ...]] = {
     "call": ("status",),
     "intent": (),
-    "settle": ("of", "status"),
+    "settle": ("status",),
     "rejection": ("status", "reason", "stage"),
     "analysis": ("of", "analysis"),
     "admin": ("event",),
@@ -721,7 +721,7 @@ class Verified:
     @property
     def settled(self) -> bool:
         """False when a stream was begun and this receipt does not say how it ended."""
-        settled = {e.entry["of"] for e in self.entries if e.entry["kind"] == "settle"}
+        settled = {e.entry.get("of") for e in self.entries if e.entry["kind"] == "settle"}
         intents = {e.index for e in self.entries if e.entry["kind"] == "intent"}
         return intents <= settled
 
@@ -855,10 +855,9 @@ def _check_references(result: Verified) -> None:
     kinds = {one.index: one.entry["kind"] for one in result.entries}
     allowed = {"settle": ("intent",), "analysis": ("call", "intent", "settle")}
     for one in result.entries:
-        kind = one.entry["kind"]
-        if kind not in allowed:
+        kind, of = one.entry["kind"], one.entry.get("of")
+        if kind not in allowed or of is None:
             continue
-        of: int = one.entry["of"]
         if not of < one.index or (of in kinds and kinds[of] not in allowed[kind]):
             raise VerificationError(
                 f"a {kind} that refers to the wrong entry",
