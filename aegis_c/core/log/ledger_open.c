@@ -356,6 +356,9 @@ recover(struct ag_ledger *ledger, const char *journal_path, struct ag_error *err
     struct signed_state *newest =
         r.private_copy.size >= r.public_copy.size ? &r.private_copy : &r.public_copy;
     status = refuse_rollback(newest, size, err);
+    if (status == AG_OK) {
+        status = ag_journal_begin(ledger->journal, err);
+    }
     if (status != AG_OK) {
         return status;
     }
