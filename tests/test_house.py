@@ -47,14 +47,19 @@ def files() -> Iterator[Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """The top-level modules that a Python file imports, wherever in it."""
+    """The modules that a Python file imports, wherever in it, and the names it takes from them."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add((node.module or "").partition(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def roots(path: Path) -> set[str]:
+    """The top-level modules that a Python file imports."""
+    return {name.partition(".")[0] for name in imports(path)}
 
 
 # ---- layout -----------------------------------------------------------------------------------
@@ -93,9 +98,22 @@ def test_the_package_imports_only_what_it_declares() -> None:
     for path in package.rglob("*.py"):
         allowed = demo if path.is_relative_to(package / "demo") else core
         allowed |= {"aegis_c", *sys.stdlib_module_names}
-        for module in sorted(imports(path) - allowed):
+        for module in sorted(roots(path) - allowed):
             undeclared.append(f"{path.relative_to(ROOT)}: {module}")  # noqa: PERF401
     assert undeclared == []
+
+
+def test_tests_of_the_extension_alone_say_so() -> None:
+    """The marker is what makes them run under AddressSanitizer and under other Pythons."""
+    in_python = {path.stem for path in (ROOT / "python" / "aegis_c").iterdir()}
+    in_python -= {"__init__", "_native", "compat"}
+    unmarked = []
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("aegis_c.")}
+        native = "aegis_c" in roots(path) and not used & in_python
+        if native and "pytest.mark.native" not in path.read_text():
+            unmarked.append(path.name)
+    assert unmarked == [], "add `pytestmark = pytest.mark.native` below the imports"
 
 
 def test_the_files_are_clean() -> None:
@@ -581,7 +599,7 @@ def test_native_tests_pass_under_other_pythons(version: str, tmp_path: Path) -> 
         path
         for path in sorted((ROOT / "tests").glob("test_*.py"))
         if "pytest.mark.native" in path.read_text() and path != Path(__file__)
-        if imports(path) <= usable
+        if roots(path) <= usable
     ]
     assert chosen
     env = os.environ | {"PYTHONPATH": f"{built / 'lib'}:{tmp_path}"}
