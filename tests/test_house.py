@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import tomllib
+import urllib.request
 import zipfile
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -545,6 +549,69 @@ def test_the_wheel_is_imported_from_another_folder(installed: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     for file in done.stdout.split():
         assert Path(file).is_relative_to(installed.parent)
+
+
+def test_the_installed_gateway_governs_a_call(installed: Path, tmp_path: Path) -> None:
+    """From another folder, with nothing but the wheel: serve, call, receipt, verify, fsck."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AEGIS_")}
+    env.pop("PYTHONPATH", None)
+    aegis_command = str(installed / "aegis-c")
+    data = tmp_path / "data"
+
+    def aegis(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [aegis_command, *words]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    assert aegis("--version").stdout == f"aegis-c {aegis_c.__version__}\n"
+    serve = [aegis_command, "serve", "--port", "0", "--data", str(data)]
+    with (
+        open(tmp_path / "stderr", "w+") as stderr,
+        subprocess.Popen(
+            serve, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as server,
+    ):
+        deadline = threading.Timer(60, server.kill)
+        deadline.start()
+        try:
+            assert server.stdout is not None
+            said = ""
+            while not (listening := re.search(r"listening on (http://\S+);", said)):
+                line = server.stdout.readline()
+                assert line, said + (tmp_path / "stderr").read_text()
+                said += line
+            assert "built-in" in said  # no upstream is configured, and it says so
+
+            def fetch(path: str, body: bytes | None = None) -> tuple[bytes, Message]:
+                headers = {"content-type": "application/json"} if body else {}
+                request = urllib.request.Request(listening[1] + path, body, headers)
+                with urllib.request.urlopen(request, timeout=30) as reply:
+                    return reply.read(), reply.headers
+
+            model = json.loads(fetch("/v1/models")[0])["data"][0]["id"]
+            question = {
+                "model": model,
+                "messages": [{"role": "user", "content": "What does a receipt prove?"}],
+                "max_tokens": 16,
+            }
+            asked = json.dumps(question).encode()
+            answered, headers = fetch("/v1/chat/completions", asked)
+            assert json.loads(answered)["choices"][0]["message"]["content"]
+            receipt, _ = fetch(f"/v1/receipts/{headers['x-request-id']}?wait=1")
+            server.terminate()
+            assert server.wait(30) == 0, (tmp_path / "stderr").read_text()
+        finally:
+            deadline.cancel()
+            server.kill()
+
+    files = {"receipt": receipt, "asked": asked, "answered": answered, "forged": answered + b" "}
+    for name, octets in files.items():
+        (tmp_path / name).write_bytes(octets)
+    verify = ["verify", "receipt", "--vkey", data / "ledger" / "w0" / "log.vkey"]
+    done = aegis(*verify, "--request", "asked", "--response", "answered")
+    assert done.returncode == 0, done.stderr
+    assert aegis(*verify, "--request", "asked", "--response", "forged").returncode == 1
+    done = aegis("ledger", "fsck", data)
+    assert done.returncode == 0, done.stdout
 
 
 # ---- other Python versions ---------------------------------------------------------------------
