@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 import aegis_c
 from native import SECRET, entry_meta, filled_ledger
 
+pytestmark = pytest.mark.native
+
 
 def twin(
     secret: bytes, identity: uuid.UUID, role: Literal["request", "response"], body: bytes

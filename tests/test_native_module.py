@@ -26,6 +26,8 @@ from native import (
     ledger_calls,
 )
 
+pytestmark = pytest.mark.native
+
 STUB = Path(aegis_c.__file__).parent / "_native.pyi"
 # Written by type slots and not by a method table, or not meant for callers.
 SLOTS = {"__new__", "__len__", "__init__"}
