@@ -1,8 +1,8 @@
 """Optional components of the machine that some tests need.
 
 A test calls `require()` first. Without the component it is skipped, and the run ends with a line
-`NOT RUN: <what> (<how to install it>)`. With CI=true nothing is left out silently: the component
-is installed where that is possible (root, apt-get, AEGIS_NO_APT unset), else the test fails.
+`NOT RUN: <what> (<how to get it>)`. With CI=true nothing is left out silently: the component is
+installed where that is possible (root, apt-get, AEGIS_NO_APT unset), else the test fails.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 
@@ -18,23 +19,30 @@ NOT_RUN: list[str] = []
 
 
 def require(what: str, missing: Callable[[], str | None], packages: str) -> None:
-    """Skips (or with CI=true fails) the calling test unless `missing()` returns None.
+    """Skips (with CI=true: fails) the calling test unless `missing()` returns None.
 
     `missing` returns why the component cannot be used; `packages` are Debian's, space-separated.
     """
     reason = missing()
-    in_ci = os.environ.get("CI") == "true"
-    if reason is not None and in_ci and may_install():
+    if reason is not None and in_ci() and may_install():
         install(packages)
         reason = missing()
-    if reason is None:
-        return
-    line = f"{what} (sudo apt-get install {packages})"
-    if in_ci:
+    if reason is not None:
+        leave_out(what, f"sudo apt-get install {packages}", reason)
+
+
+def leave_out(what: str, how: str, reason: str) -> NoReturn:
+    """Skips (with CI=true: fails) the calling test and has the run end with a NOT RUN line."""
+    line = f"{what} ({how})"
+    if in_ci():
         pytest.fail(f"CI=true, but this machine lacks: {line}\n{reason}", pytrace=False)
     if line not in NOT_RUN:
         NOT_RUN.append(line)
-    pytest.skip(f"NOT RUN: {line}: {reason.strip().splitlines()[-1]}")
+    pytest.skip(f"{line}: {(reason.strip().splitlines() or ['no reason given'])[-1]}")
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI") == "true"
 
 
 def may_install() -> bool:

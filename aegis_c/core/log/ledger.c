@@ -35,8 +35,9 @@ failure_lock_held(const struct ag_ledger *ledger, struct ag_error *err)
     if (err != NULL) {
         *err = ledger->failure;
         err->status = AG_EPOISONED;
-        ag_error_advice(err, "Entries that were not durable may or may not be in the log: "
-                             "open it again to know.");
+        ag_error_advice(err,
+                        "Entries that were not durable may or may not be in the log: "
+                        "open it again to know.");
     }
     return AG_EPOISONED;
 }
@@ -194,8 +195,8 @@ ag_ledger_wait(struct ag_ledger *ledger, uint64_t index, enum ag_stage stage,
             status = failure_lock_held(ledger, err);
         }
         if (status == AG_OK && ag_clock_ns() >= deadline) {
-            status = ag_fail(err, AG_ETIMEDOUT, "entry %" PRIu64 " is not there yet",
-                             index);
+            status =
+                ag_fail(err, AG_ETIMEDOUT, "entry %" PRIu64 " is not there yet", index);
         }
         if (status != AG_OK) {
             break;
@@ -215,7 +216,8 @@ ag_ledger_fileno(const struct ag_ledger *ledger)
 void
 ag_ledger_drain(struct ag_ledger *ledger)
 {
-    /* Cleared before the caller reads the sizes: a stage that moves later signals again. */
+    /* Cleared before the caller reads the sizes: a stage that moves later signals
+     * again. */
     ag_wakeup_clear(&ledger->wakeup);
     atomic_store(&ledger->event_pending, 0);
 }

@@ -90,7 +90,8 @@ read_log_file(struct ag_ledger *ledger, const char *path, char vkey[AG_VKEY_MAX]
         goto exit;
     }
     if (!find_line(s, "origin", ledger->origin, sizeof(ledger->origin)) ||
-        !find_line(s, "id", id, sizeof(id)) || !find_line(s, "vkey", vkey, AG_VKEY_MAX)) {
+        !find_line(s, "id", id, sizeof(id)) ||
+        !find_line(s, "vkey", vkey, AG_VKEY_MAX)) {
         status = refuse_log_file(path, "LOG file lacks a line", err);
         goto exit;
     }
@@ -107,8 +108,8 @@ static int
 write_log_file(struct ag_ledger *ledger, const char *path, struct ag_error *err)
 {
     char text[LOG_FILE_MAX];
-    int n = snprintf(text, sizeof(text), "aegis ledger 1\norigin %s\nid %016" PRIx64
-                                         "\nvkey %s\n",
+    int n = snprintf(text, sizeof(text),
+                     "aegis ledger 1\norigin %s\nid %016" PRIx64 "\nvkey %s\n",
                      ledger->origin, ledger->log_id, ag_signer_vkey(ledger->signer));
     return ag_io_replace_file(ledger->io, path, text, (size_t)n, 0600, 1, err);
 }
@@ -207,14 +208,16 @@ first_start(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     if (options->origin != NULL) {
         (void)snprintf(ledger->origin, sizeof(ledger->origin), "%s", options->origin);
     } else {
-        (void)snprintf(ledger->origin, sizeof(ledger->origin), "aegis.local/%016" PRIx64 "/%s",
-                       ledger->log_id, last_component(options->path));
+        (void)snprintf(ledger->origin, sizeof(ledger->origin),
+                       "aegis.local/%016" PRIx64 "/%s", ledger->log_id,
+                       last_component(options->path));
     }
     status = drop_empty_journal(ledger->io, journal_path, err);
     if (status != AG_OK) {
         return status;
     }
-    status = ag_signer_open(ledger->io, key_path, ledger->origin, 1, &ledger->signer, err);
+    status =
+        ag_signer_open(ledger->io, key_path, ledger->origin, 1, &ledger->signer, err);
     if (status == AG_OK) {
         status = ag_ledger_private_path(ledger, "subject.secret", path, err);
     }
@@ -285,8 +288,9 @@ compare_with_signed(struct ag_ledger *ledger, const struct signed_state *state,
         status = ag_fail(err, AG_EROLLBACK, "log differs from what was signed");
         ag_error_file(err, state->path, AG_NO_POSITION);
         ag_error_index(err, state->size);
-        ag_error_advice(err, "The journal was exchanged: restore the one that belongs to "
-                             "this checkpoint.");
+        ag_error_advice(err,
+                        "The journal was exchanged: restore the one that belongs to "
+                        "this checkpoint.");
     }
     if (status == AG_OK) {
         status = ag_ledger_write_partials(ledger, true, err);
@@ -332,8 +336,7 @@ recover(struct ag_ledger *ledger, const char *journal_path, struct ag_error *err
     struct recovery r;
     memset(&r, 0, sizeof(r));
     r.ledger = ledger;
-    int status =
-        ag_ledger_private_path(ledger, "checkpoint", r.private_copy.path, err);
+    int status = ag_ledger_private_path(ledger, "checkpoint", r.private_copy.path, err);
     (void)snprintf(r.public_copy.path, sizeof(r.public_copy.path), "%s/checkpoint",
                    ledger->store.root);
     if (status == AG_OK) {
@@ -350,10 +353,12 @@ recover(struct ag_ledger *ledger, const char *journal_path, struct ag_error *err
         return status;
     }
     uint64_t size = ledger->frontier.size;
-    struct signed_state *newest = r.private_copy.size >= r.public_copy.size
-                                      ? &r.private_copy
-                                      : &r.public_copy;
+    struct signed_state *newest =
+        r.private_copy.size >= r.public_copy.size ? &r.private_copy : &r.public_copy;
     status = refuse_rollback(newest, size, err);
+    if (status == AG_OK) {
+        status = ag_journal_begin(ledger->journal, err);
+    }
     if (status != AG_OK) {
         return status;
     }
@@ -392,7 +397,8 @@ take_lock(struct ag_ledger *ledger, struct ag_error *err)
     }
     int result = io->lock(io->ctx, ledger->lock_fd);
     if (result == -EWOULDBLOCK) {
-        status = ag_fail(err, AG_ELOCKED, "ledger is open in another process or handle");
+        status =
+            ag_fail(err, AG_ELOCKED, "ledger is open in another process or handle");
         ag_error_file(err, path, AG_NO_POSITION);
         ag_error_advice(err, "Stop the other one, or use another data directory.");
         return status;
@@ -420,7 +426,8 @@ load_secret(struct ag_ledger *ledger, struct ag_error *err)
     return status;
 }
 
-/* The key must be the one that this log began with, here and in the published folder. */
+/* The key must be the one that this log began with, here and in the published folder.
+ */
 static int
 check_vkey(struct ag_ledger *ledger, const char *vkey, const char *key_path,
            struct ag_error *err)
@@ -472,8 +479,8 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
             status = read_log_file(ledger, log_path, vkey, err);
         }
     } else if (status == AG_OK) {
-        status =
-            ag_signer_open(ledger->io, key_path, ledger->origin, 0, &ledger->signer, err);
+        status = ag_signer_open(ledger->io, key_path, ledger->origin, 0,
+                                &ledger->signer, err);
         if (status == AG_ENOTFOUND) {
             ag_error_advice(err, "Restore the key of this log; it is never made anew.");
         }
@@ -561,7 +568,8 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
     int status = result == 0 ? AG_OK : ag_fail_sys(err, result, "", "eventfd");
     made->ring = ag_alloc(made->ring_n);
     if (status == AG_OK && made->ring == NULL) {
-        status = ag_fail(err, AG_ENOMEM, "no memory for a ring of %zu octets", made->ring_n);
+        status =
+            ag_fail(err, AG_ENOMEM, "no memory for a ring of %zu octets", made->ring_n);
     }
     if (status == AG_OK) {
         status = ag_io_make_dirs(io, options->private_dir, 0700, err);

@@ -48,8 +48,8 @@ struct ag_ledger {
     uint8_t *ring; /* owned; octets between tail and head belong to the thread */
     size_t ring_n, head, tail, used;
     uint64_t submitted;
-    uint64_t first_pending_ns;   /* when the oldest entry that is not durable came */
-    uint64_t wanted[AG_STAGES];  /* size that somebody waits for */
+    uint64_t first_pending_ns;  /* when the oldest entry that is not durable came */
+    uint64_t wanted[AG_STAGES]; /* size that somebody waits for */
     bool closing, failed;
     struct ag_error failure;
     struct ag_ledger_stats stats; /* counters of the thread */
@@ -82,8 +82,8 @@ int ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err);
 /* ledger_thread.c */
 void *ag_ledger_thread(void *ledger);
 
-/* ledger.c: the ring. A record is {length u32, zero u32, octets, padding to 8}; a length
- * of AG_RING_WRAP sends the reader back to the start. */
+/* ledger.c: the ring. A record is {length u32, zero u32, octets, padding to 8}; a
+ * length of AG_RING_WRAP sends the reader back to the start. */
 #define AG_RING_HEADER 8
 #define AG_RING_WRAP UINT32_MAX
 size_t ag_ring_record_size(size_t n);

@@ -1,6 +1,10 @@
 /* The native thread of a ledger: commit, integrate, publish. */
-#include <signal.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -186,8 +190,8 @@ decide_lock_held(struct ag_ledger *ledger, const struct work *work, struct due *
             wanted = wanted || ledger->wanted[stage] > work->durable;
         }
         uint64_t at = ledger->first_pending_ns + ledger->max_delay_ns;
-        due->commit = wanted || ledger->closing || at <= now ||
-                      ledger->used > ledger->ring_n / 2;
+        due->commit =
+            wanted || ledger->closing || at <= now || ledger->used > ledger->ring_n / 2;
         next = earlier(next, at);
     }
     if (work->integrated < work->durable) {
@@ -206,10 +210,21 @@ decide_lock_held(struct ag_ledger *ledger, const struct work *work, struct due *
     return due->commit || due->integrate || due->publish || due->stop ? 0 : next;
 }
 
+/* A busy thread on the event loop's core costs the loop 4 ms of lag at nice 0, 0.09 ms
+ * at nice 10. */
+static void
+step_back(void)
+{
+#if defined(__linux__)
+    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
+#endif
+}
+
 void *
 ag_ledger_thread(void *arg)
 {
     struct ag_ledger *ledger = arg;
+    step_back();
     struct work work = {.durable = ag_ledger_stage_size(ledger, AG_DURABLE)};
     struct due due = {0};
     work.integrated = work.durable;

@@ -55,7 +55,8 @@ put(struct ag_ledger *ledger, bool compare, unsigned level, uint64_t n, unsigned
 }
 
 static int
-write_full_tile(void *ctx, unsigned level, uint64_t n, const uint8_t tile[AG_TILE_BYTES])
+write_full_tile(void *ctx, unsigned level, uint64_t n,
+                const uint8_t tile[AG_TILE_BYTES])
 {
     const struct full_ctx *c = ctx;
     if (level == 0) {
@@ -108,8 +109,8 @@ ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
 
 struct node_ctx {
     struct ag_ledger *ledger;
-    uint64_t size;   /* of the tree on disk whose partial tiles may be read */
-    bool disk_only;  /* do not look into the frontier */
+    uint64_t size;  /* of the tree on disk whose partial tiles may be read */
+    bool disk_only; /* do not look into the frontier */
     struct ag_error *err;
 };
 
@@ -179,7 +180,8 @@ check_before_signing(struct ag_ledger *ledger, uint64_t size,
     size_t count = 0;
     int status = ag_tree_root(size, tree_node, &disk, again);
     if (status == AG_OK && memcmp(again, root, AG_HASH_SIZE) != 0) {
-        status = ag_fail(err, AG_ECORRUPT, "tiles on disk have another root than the log");
+        status =
+            ag_fail(err, AG_ECORRUPT, "tiles on disk have another root than the log");
         ag_error_file(err, ledger->store.root, AG_NO_POSITION);
     }
     if (status == AG_OK) {
@@ -189,7 +191,7 @@ check_before_signing(struct ag_ledger *ledger, uint64_t size,
     if (status == AG_OK && ledger->checkpoint_size > 0) {
         status = ag_verify_consistency(ledger->checkpoint_size, size,
                                        ledger->checkpoint_root, root,
-                                       (const uint8_t(*)[AG_HASH_SIZE])proof, count);
+                                       (const uint8_t (*)[AG_HASH_SIZE])proof, count);
     }
     if (status == AG_OK) {
         status = ag_inclusion_proof(size - 1, size, tree_node, &disk, proof, &count);
@@ -199,7 +201,7 @@ check_before_signing(struct ag_ledger *ledger, uint64_t size,
     }
     if (status == AG_OK) {
         status = ag_verify_inclusion(leaf, size - 1, size, root,
-                                     (const uint8_t(*)[AG_HASH_SIZE])proof, count);
+                                     (const uint8_t (*)[AG_HASH_SIZE])proof, count);
     }
     if (status == AG_EVERIFY) {
         status = ag_fail(err, AG_EVERIFY,
@@ -262,8 +264,8 @@ check_integrated(struct ag_ledger *ledger, uint64_t index, struct ag_error *err)
     }
     uint64_t integrated = ag_ledger_stage_size(ledger, AG_INTEGRATED);
     if (index >= integrated) {
-        int status = ag_fail(err, AG_ENOTYET, "entry %" PRIu64 " is not integrated yet",
-                             index);
+        int status =
+            ag_fail(err, AG_ENOTYET, "entry %" PRIu64 " is not integrated yet", index);
         ag_error_advice(err, "Wait until it is integrated.");
         return status;
     }
@@ -293,9 +295,9 @@ read_from_bundle(struct ag_ledger *ledger, uint64_t index, uint8_t **entry, size
     size_t bytes_n = 0, at = 0;
     ag_tile_path(name, AG_TILE_ENTRIES, index / AG_TILE_WIDTH, AG_TILE_WIDTH);
     (void)snprintf(path, sizeof(path), "%s/%s", ledger->store.root, name);
-    int status = ag_io_read_file(ledger->io, path,
-                                 AG_TILE_WIDTH * (size_t)(AG_ENTRY_MAX + 2), &bytes,
-                                 &bytes_n, err);
+    int status =
+        ag_io_read_file(ledger->io, path, AG_TILE_WIDTH * (size_t)(AG_ENTRY_MAX + 2),
+                        &bytes, &bytes_n, err);
     if (status != AG_OK) {
         return status;
     }
@@ -380,14 +382,16 @@ ag_ledger_inclusion(struct ag_ledger *ledger, uint64_t index, uint64_t size,
     }
     if (index >= size) {
         return ag_fail(err, AG_ERANGE,
-                       "entry %" PRIu64 " is not in a tree of size %" PRIu64, index, size);
+                       "entry %" PRIu64 " is not in a tree of size %" PRIu64, index,
+                       size);
     }
     return ag_inclusion_proof(index, size, tree_node, &ctx, proof, count);
 }
 
 int
 ag_ledger_consistency(struct ag_ledger *ledger, uint64_t old_size, uint64_t new_size,
-                      uint8_t (*proof)[AG_HASH_SIZE], size_t *count, struct ag_error *err)
+                      uint8_t (*proof)[AG_HASH_SIZE], size_t *count,
+                      struct ag_error *err)
 {
     struct node_ctx ctx = {ledger, new_size, false, err};
     int status = check_size(ledger, new_size, err);
@@ -396,8 +400,8 @@ ag_ledger_consistency(struct ag_ledger *ledger, uint64_t old_size, uint64_t new_
     }
     if (old_size > new_size) {
         return ag_fail(err, AG_ERANGE,
-                       "old size %" PRIu64 " is larger than new size %" PRIu64, old_size,
-                       new_size);
+                       "old size %" PRIu64 " is larger than new size %" PRIu64,
+                       old_size, new_size);
     }
     return ag_consistency_proof(old_size, new_size, tree_node, &ctx, proof, count);
 }
@@ -419,7 +423,8 @@ ag_ledger_receipt(struct ag_ledger *ledger, uint64_t index, char **text, size_t 
     memcpy(note, ledger->checkpoint, note_n + 1);
     pthread_mutex_unlock(&ledger->tree_lock);
     if (index >= size) {
-        status = ag_fail(err, AG_ENOTYET, "entry %" PRIu64 " is not published yet", index);
+        status =
+            ag_fail(err, AG_ENOTYET, "entry %" PRIu64 " is not published yet", index);
         ag_error_advice(err, "Wait until it is published.");
         return status;
     }
@@ -433,8 +438,8 @@ ag_ledger_receipt(struct ag_ledger *ledger, uint64_t index, char **text, size_t 
     if (out == NULL) {
         return ag_fail(err, AG_ENOMEM, "no memory for a receipt of %zu octets", room);
     }
-    size_t at = (size_t)snprintf(out, room, "c2sp.org/tlog-proof@v1\nindex %" PRIu64 "\n",
-                                 index);
+    size_t at = (size_t)snprintf(out, room,
+                                 "c2sp.org/tlog-proof@v1\nindex %" PRIu64 "\n", index);
     for (size_t i = 0; i < count; i++) {
         at += ag_base64_encode(out + at, proof[i], AG_HASH_SIZE);
         out[at++] = '\n';

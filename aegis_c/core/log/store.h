@@ -34,8 +34,8 @@ int ag_store_put(struct ag_store *store, const char *name, const void *from, siz
 
 /* As ag_store_put, but leaves a file alone that has these very bytes; counts the others
  * that it replaces in `rewritten`. */
-int ag_store_ensure(struct ag_store *store, const char *name, const void *from, size_t n,
-                    struct ag_error *err);
+int ag_store_ensure(struct ag_store *store, const char *name, const void *from,
+                    size_t n, struct ag_error *err);
 
 /* Reads `count` hashes of tile (level, n) from hash `first` on: from the full tile, or,
  * when there is none, from the partial tile of `width`. */
