@@ -199,7 +199,8 @@ extend_items(MmrObject *self, PyObject *items)
         goto exit;
     }
     uint64_t first = ag_mmr_size(self->mmr);
-    int status = ag_mmr_reserve(self->mmr, count);
+    int status;
+    AGPY_DETACHED(count * 64, status = ag_mmr_reserve(self->mmr, count));
     for (size_t at = 0; status == AG_OK && at < count;) {
         size_t take = count - at < SPANS_MAX ? count - at : SPANS_MAX;
         size_t octets = gather_spans(items, (Py_ssize_t)at, take, spans);
