@@ -29,10 +29,11 @@
 /* Types: state field, spec defined in that type's file. */
 #define AGPY_TYPES(X)                                                                  \
     X(commitment_type, agpy_commitment_spec)                                           \
-    X(ledger_type, agpy_ledger_spec)
+    X(ledger_type, agpy_ledger_spec)                                                   \
+    X(mmr_type, agpy_mmr_spec)
 
 /* Tables of module functions, one per file that has some. */
-#define AGPY_FUNCTIONS(X)
+#define AGPY_FUNCTIONS(X) X(agpy_tree_methods)
 
 struct agpy_state {
 #define AGPY_FIELD(field, ...) PyObject *field;

@@ -13,12 +13,18 @@ from aegis_c._native import (
     LedgerError,
     LedgerFull,
     LimitError,
+    MmrAccumulator,
     VerificationError,
     WalCorruption,
     WalError,
     WalFull,
     WalLocked,
     WalPoisoned,
+    kernels,
+    leaf_hash,
+    node_hash,
+    verify_consistency,
+    verify_inclusion,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +37,7 @@ __all__ = [
     "LedgerError",
     "LedgerFull",
     "LimitError",
+    "MmrAccumulator",
     "VerificationError",
     "WalCorruption",
     "WalError",
@@ -38,6 +45,11 @@ __all__ = [
     "WalLocked",
     "WalPoisoned",
     "capture",
+    "kernels",
+    "leaf_hash",
+    "node_hash",
+    "verify_consistency",
+    "verify_inclusion",
 ]
 
 __version__ = "0.1.0"

@@ -3,6 +3,10 @@
 #include <assert.h>
 #include <string.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "base/alloc.h"
 #include "base/bytes.h"
 
@@ -12,12 +16,15 @@
  * L is node t of height 8L + 8, which is kept in level L + 1.
  *
  * Only the last tile of a level may be smaller: in the first tiles of a level it starts
- * with room for 16 nodes and doubles, which keeps small trees small. */
+ * with room for 16 nodes and doubles, which keeps small trees small. Whole tiles are
+ * allocated in blocks: what a call needs, or else a small part of what the level has.
+ */
 #define TILE_LOG2 8
 #define TILE_WIDTH 256u
 #define TILE_WIDTH_MIN 16u
 #define LEVELS 8u
-#define SMALL_TILES 32u /* from then on a whole last tile costs under 4 % */
+#define SMALL_TILES 32u /* from then on a whole spare tile costs under 4 % */
+#define BLOCK_TILES 16u /* at most so many spare tiles: 256 KiB */
 
 /* Indices and sizes stay within a signed 64-bit number. */
 #define SIZE_LIMIT ((uint64_t)INT64_MAX)
@@ -30,11 +37,19 @@
 #define DUMP_FLAG_PROOFS 1u
 #define DUMP_HEADER 24u
 
+/* Tiles that were allocated together; they follow the struct. */
+struct block {
+    struct block *before; /* owned: the tiles with lower numbers */
+    size_t first;         /* number of the first tile here */
+    size_t bytes;
+};
+
 struct level {
-    uint8_t **tiles;   /* owned, each owned */
-    size_t tile_count; /* tiles in use */
-    size_t tile_room;  /* tiles that the array has room for */
-    size_t last_width; /* nodes of the bottom height that the last tile has room for */
+    uint8_t **tiles;    /* owned; each points into a block */
+    struct block *last; /* owned */
+    size_t tile_count;  /* tiles that exist */
+    size_t tile_room;   /* tiles that the array has room for */
+    size_t last_width;  /* nodes of the bottom height that the last tile has room for */
 };
 
 struct ag_mmr {
@@ -90,47 +105,100 @@ node_at(const struct ag_mmr *mmr, unsigned height, uint64_t index)
     return level->tiles[tile] + tile_offset(width, inside) + slot * AG_HASH_SIZE;
 }
 
-/* Replaces the last tile by one of `width` with the same nodes. */
-static int
-level_widen(struct ag_mmr *mmr, struct level *level, size_t width)
+/* Asks for the pages of a new block at once: a page fault for each costs as much as
+ * hashing the leaves that fit there. Failure only means that they come later. */
+static void
+want_pages(void *block, size_t bytes)
 {
-    uint8_t **last = &level->tiles[level->tile_count - 1];
-    uint8_t *wide = ag_alloc(tile_bytes(width));
-    if (wide == NULL) {
-        return AG_ENOMEM;
+#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
+    enum { PAGE = 4096, HUGE_FROM = 4 << 20 };
+    uintptr_t begin = ((uintptr_t)block + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
+    uintptr_t end = ((uintptr_t)block + bytes) & ~(uintptr_t)(PAGE - 1);
+    if (bytes >= HUGE_FROM) {
+        (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
     }
-    size_t old = level->last_width;
-    for (unsigned h = 0; old >> h != 0; h++) {
-        memcpy(wide + tile_offset(width, h), *last + tile_offset(old, h),
-               (old >> h) * AG_HASH_SIZE);
+    if (bytes >= 16 * PAGE) {
+        (void)madvise((void *)begin, end - begin, MADV_POPULATE_WRITE);
     }
-    ag_free(*last);
-    *last = wide;
-    level->last_width = width;
-    mmr->memory += tile_bytes(width) - tile_bytes(old);
-    return AG_OK;
+#else
+    (void)block;
+    (void)bytes;
+#endif
 }
 
+/* Appends a block of `count` tiles of `width` to the level. */
 static int
-level_add_tile(struct ag_mmr *mmr, struct level *level, size_t width)
+level_add_block(struct ag_mmr *mmr, struct level *level, size_t count, size_t width)
 {
-    if (level->tile_count == level->tile_room) {
-        size_t room = level->tile_room == 0 ? 4 : 2 * level->tile_room;
-        uint8_t **tiles = ag_realloc(level->tiles, room * sizeof(*tiles));
+    size_t tile_count = level->tile_count + count;
+    if (tile_count > level->tile_room) {
+        size_t room =
+            2 * level->tile_room > tile_count ? 2 * level->tile_room : tile_count;
+        size_t bytes;
+        uint8_t **tiles = ag_mul_size(room, sizeof(*tiles), &bytes)
+                              ? ag_realloc(level->tiles, bytes)
+                              : NULL;
         if (tiles == NULL) {
             return AG_ENOMEM;
         }
-        mmr->memory += (room - level->tile_room) * sizeof(*tiles);
+        mmr->memory += bytes - level->tile_room * sizeof(*tiles);
         level->tiles = tiles;
         level->tile_room = room;
     }
-    uint8_t *tile = ag_alloc(tile_bytes(width));
-    if (tile == NULL) {
+    size_t bytes;
+    struct block *block = NULL;
+    if (ag_mul_size(count, tile_bytes(width), &bytes) &&
+        ag_add_size(bytes, sizeof(*block), &bytes)) {
+        block = ag_alloc(bytes);
+    }
+    if (block == NULL) {
         return AG_ENOMEM;
     }
-    level->tiles[level->tile_count++] = tile;
+    want_pages(block, bytes);
+    *block = (struct block){level->last, level->tile_count, bytes};
+    for (size_t i = 0; i < count; i++) {
+        level->tiles[level->tile_count + i] =
+            (uint8_t *)(block + 1) + i * tile_bytes(width);
+    }
+    level->last = block;
+    level->tile_count = tile_count;
     level->last_width = width;
-    mmr->memory += tile_bytes(width);
+    mmr->memory += bytes;
+    return AG_OK;
+}
+
+static void
+level_drop_block(struct ag_mmr *mmr, struct level *level)
+{
+    struct block *block = level->last;
+    level->last = block->before;
+    level->tile_count = block->first;
+    level->last_width = TILE_WIDTH; /* of a tile that is not the last */
+    mmr->memory -= block->bytes;
+    ag_free(block);
+}
+
+/* Replaces the last tile, which has its block to itself, by one of `width` with the
+ * same nodes. */
+static int
+level_widen(struct ag_mmr *mmr, struct level *level, size_t width)
+{
+    struct block *narrow = level->last;
+    size_t number = level->tile_count - 1, old = level->last_width;
+    const uint8_t *from = level->tiles[number];
+    level->tile_count = number;
+    int status = level_add_block(mmr, level, 1, width);
+    if (status != AG_OK) {
+        level->tile_count = number + 1;
+        return status;
+    }
+    for (unsigned h = 0; old >> h != 0; h++) {
+        memcpy(level->tiles[number] + tile_offset(width, h), from + tile_offset(old, h),
+               (old >> h) * AG_HASH_SIZE);
+    }
+    level->last->before = narrow->before;
+    mmr->memory -= narrow->bytes;
+    ag_free(narrow);
     return AG_OK;
 }
 
@@ -140,30 +208,39 @@ level_reserve(struct ag_mmr *mmr, struct level *level, uint64_t need)
 {
     int status = AG_OK;
     while (status == AG_OK && level_room(level) < need) {
-        bool fresh = level->tile_count == 0 || level->last_width == TILE_WIDTH;
-        uint64_t below = (uint64_t)(level->tile_count - (fresh ? 0 : 1)) * TILE_WIDTH;
-        size_t width = level->tile_count < SMALL_TILES ? TILE_WIDTH_MIN : TILE_WIDTH;
-        while (width < TILE_WIDTH && width < need - below) {
+        size_t have = level->tile_count;
+        bool fresh = have == 0 || level->last_width == TILE_WIDTH;
+        uint64_t missing = need - (uint64_t)(have - (fresh ? 0 : 1)) * TILE_WIDTH;
+        if (fresh && (missing >= TILE_WIDTH || have >= SMALL_TILES)) {
+            size_t spare = have / SMALL_TILES;
+            spare = spare < BLOCK_TILES ? spare : BLOCK_TILES;
+            uint64_t tiles = missing / TILE_WIDTH;
+            if (tiles > SIZE_MAX / TILE_WIDTH) {
+                return AG_ENOMEM;
+            }
+            status = level_add_block(
+                mmr, level, (size_t)tiles > spare ? (size_t)tiles : spare, TILE_WIDTH);
+            continue;
+        }
+        size_t width = TILE_WIDTH_MIN;
+        while (width < TILE_WIDTH && width < missing) {
             width *= 2;
         }
-        status =
-            fresh ? level_add_tile(mmr, level, width) : level_widen(mmr, level, width);
+        status = fresh ? level_add_block(mmr, level, 1, width)
+                       : level_widen(mmr, level, width);
     }
     return status;
 }
 
-/* Frees the tiles that hold none of the first `size` leaves or nodes above them. */
+/* Frees the blocks that hold none of the first `size` leaves or nodes above them. */
 static void
-drop_unused_tiles(struct ag_mmr *mmr, uint64_t size)
+drop_unused_blocks(struct ag_mmr *mmr, uint64_t size)
 {
     for (unsigned l = 0; l < LEVELS; l++) {
         struct level *level = &mmr->levels[l];
         uint64_t used = size >> (l * TILE_LOG2);
-        while (level->tile_count > 0 &&
-               (uint64_t)(level->tile_count - 1) * TILE_WIDTH >= used) {
-            ag_free(level->tiles[--level->tile_count]);
-            mmr->memory -= tile_bytes(level->last_width);
-            level->last_width = TILE_WIDTH;
+        while (level->last != NULL && level->last->first * TILE_WIDTH >= used) {
+            level_drop_block(mmr, level);
         }
     }
 }
@@ -181,7 +258,7 @@ make_room(struct ag_mmr *mmr, uint64_t count)
         unsigned shift = l * TILE_LOG2;
         int status = level_reserve(mmr, level, size >> shift);
         if (status != AG_OK) {
-            drop_unused_tiles(mmr, mmr->size);
+            drop_unused_blocks(mmr, mmr->size);
             mmr->room = mmr->size;
             return status;
         }
@@ -303,7 +380,7 @@ ag_mmr_free(struct ag_mmr *mmr)
     if (mmr == NULL) {
         return;
     }
-    drop_unused_tiles(mmr, 0);
+    drop_unused_blocks(mmr, 0);
     for (unsigned l = 0; l < LEVELS; l++) {
         ag_free(mmr->levels[l].tiles);
     }
