@@ -31,6 +31,10 @@ int ag_inclusion_proof(uint64_t index, uint64_t size, ag_node_fn node, void *ctx
 int ag_consistency_proof(uint64_t old_size, uint64_t new_size, ag_node_fn node, void *ctx,
                          uint8_t (*proof)[AG_HASH_SIZE], size_t *count);
 
+/* How many hashes the proof of exactly these numbers has; 0 where there is none. */
+size_t ag_inclusion_proof_count(uint64_t index, uint64_t size);
+size_t ag_consistency_proof_count(uint64_t old_size, uint64_t new_size);
+
 /* AG_OK, AG_ERANGE (index >= size) or AG_EVERIFY (wrong length, or another root). All
  * structure is derived from index and size; the proof is only hashes. */
 int ag_verify_inclusion(const uint8_t leaf[AG_HASH_SIZE], uint64_t index, uint64_t size,
