@@ -41,7 +41,7 @@ refuse(struct ag_error *err, int status, const char *file,
 /* An intact header that is not the one that belongs here. */
 static int
 check_identity(const struct ag_wal_batch_header *header,
-               const struct ag_wal_position *position, size_t n, const char *file,
+               const struct ag_wal_position *position, uint64_t left, const char *file,
                struct ag_error *err)
 {
 #define REFUSE_UNLESS(field, value, status, what)                                        \
@@ -67,7 +67,7 @@ check_identity(const struct ag_wal_batch_header *header,
                       "durable_seq below", header->first_seq, header->durable_seq);
     }
     bool marker = (header->flags & (AG_BATCH_MARKER | AG_BATCH_SEAL)) != 0;
-    if (ag_wal_extent(header->body_len) > n - position->at ||
+    if (ag_wal_extent(header->body_len) > left ||
         (header->nrec == 0) != (header->body_len == 0) ||
         (header->nrec == 0) != marker || header->nrec > header->body_len / 16u) {
         return refuse(err, AG_ECORRUPT, file, position,
@@ -78,16 +78,15 @@ check_identity(const struct ag_wal_batch_header *header,
 }
 
 int
-ag_wal_step(const uint8_t *bytes, size_t n, struct ag_wal_position *position,
+ag_wal_step(const uint8_t *batch, uint64_t left, struct ag_wal_position *position,
             struct ag_wal_batch_header *header, enum ag_wal_stop *stop, const char *file,
             struct ag_error *err)
 {
     *stop = AG_STOP_NONE;
-    if (position->at + AG_WAL_BLOCK > n) {
+    if (left < AG_WAL_BLOCK) {
         *stop = AG_STOP_END;
         return 0;
     }
-    const uint8_t *batch = bytes + position->at;
     switch (ag_wal_decode_batch(batch, header)) {
     case AG_READ_ZERO:
         *stop = AG_STOP_ZERO_HEADER;
@@ -102,7 +101,7 @@ ag_wal_step(const uint8_t *bytes, size_t n, struct ag_wal_position *position,
         break;
     }
 #ifndef AG_MUTANT_TRUST_LENGTH
-    int status = check_identity(header, position, n, file, err);
+    int status = check_identity(header, position, left, file, err);
     if (status != AG_OK) {
         return status;
     }
@@ -252,8 +251,8 @@ ag_wal_scan_segment(const uint8_t *bytes, size_t n, const struct ag_wal_expect *
         if (scan->end.sealed) {
             break;
         }
-        int got =
-            ag_wal_step(bytes, n, &scan->end, &header, &stop, expect->file, err);
+        int got = ag_wal_step(bytes + scan->end.at, n - scan->end.at, &scan->end, &header,
+                              &stop, expect->file, err);
         if (got <= 0) {
             bool ordered = expect->accept_at != 0 && expect->certified == 0 &&
                            expect->accept_at == scan->end.at &&

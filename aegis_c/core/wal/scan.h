@@ -62,10 +62,12 @@ struct ag_wal_segment_scan {
 /* Position of the first batch behind an intact segment header. */
 struct ag_wal_position ag_wal_position_start(const struct ag_wal_segment_header *header);
 
-/* One batch: 1 when it is valid (header filled, position moved on), 0 when there is none
+/* One batch, at `batch`, which is position->at of a segment that ends `left` bytes
+ * later: 1 when it is valid (header filled, position moved on), 0 when there is none
  * (`stop` says why; for AG_STOP_BAD_BODY the header is filled), AG_ECORRUPT,
- * AG_EFOREIGN or AG_EVERSION when an intact header does not belong here. */
-int ag_wal_step(const uint8_t *bytes, size_t n, struct ag_wal_position *position,
+ * AG_EFOREIGN or AG_EVERSION when an intact header does not belong here. Reads the
+ * header, and the extent that an intact header names. */
+int ag_wal_step(const uint8_t *batch, uint64_t left, struct ag_wal_position *position,
                 struct ag_wal_batch_header *header, enum ag_wal_stop *stop,
                 const char *file, struct ag_error *err);
 
