@@ -45,26 +45,26 @@ native_exec(PyObject *module)
 {
     struct agpy_state *state = PyModule_GetState(module);
 #define AGPY_BASE_NULL NULL
-#define MAKE_EXCEPTION(field, name, base, doc)                                           \
-    state->field = make_exception(module, name, AGPY_BASE_##base, doc);                  \
-    if (state->field == NULL) {                                                          \
-        return -1;                                                                       \
+#define MAKE_EXCEPTION(field, name, base, doc)                                         \
+    state->field = make_exception(module, name, AGPY_BASE_##base, doc);                \
+    if (state->field == NULL) {                                                        \
+        return -1;                                                                     \
     }
 #define AGPY_BASE_aegis_error state->aegis_error
 #define AGPY_BASE_wal_error state->wal_error
 #define AGPY_BASE_ledger_error state->ledger_error
     AGPY_EXCEPTIONS(MAKE_EXCEPTION)
 #undef MAKE_EXCEPTION
-#define MAKE_TYPE(field, spec)                                                           \
-    state->field = make_type(module, &spec);                                             \
-    if (state->field == NULL) {                                                          \
-        return -1;                                                                       \
+#define MAKE_TYPE(field, spec)                                                         \
+    state->field = make_type(module, &spec);                                           \
+    if (state->field == NULL) {                                                        \
+        return -1;                                                                     \
     }
     AGPY_TYPES(MAKE_TYPE)
 #undef MAKE_TYPE
-#define ADD_FUNCTIONS(table)                                                             \
-    if (PyModule_AddFunctions(module, table) < 0) {                                      \
-        return -1;                                                                       \
+#define ADD_FUNCTIONS(table)                                                           \
+    if (PyModule_AddFunctions(module, table) < 0) {                                    \
+        return -1;                                                                     \
     }
     AGPY_FUNCTIONS(ADD_FUNCTIONS)
 #undef ADD_FUNCTIONS

@@ -1,7 +1,7 @@
 /* The allocator seam. All of the core allocates through these four functions; a test
  * program links tests/c/alloc_fault.c in place of alloc.c to count live blocks and to
- * make the n-th allocation fail. Any thread. NULL means out of memory; size 0 is rounded
- * up to 1, so that NULL never means anything else. */
+ * make the n-th allocation fail. Any thread. NULL means out of memory; size 0 is
+ * rounded up to 1, so that NULL never means anything else. */
 #ifndef AG_BASE_ALLOC_H
 #define AG_BASE_ALLOC_H
 

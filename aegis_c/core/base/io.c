@@ -321,7 +321,8 @@ sync_parent(const struct ag_io *io, const char *path, struct ag_error *err)
         dir[n] = '\0';
     }
     int result = io->fsync_dir(io->ctx, dir);
-    return result < 0 ? ag_fail_sys(err, -result, dir, "fsync of the directory") : AG_OK;
+    return result < 0 ? ag_fail_sys(err, -result, dir, "fsync of the directory")
+                      : AG_OK;
 }
 
 int

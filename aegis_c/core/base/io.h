@@ -37,7 +37,8 @@ struct ag_io {
     off_t (*size)(void *ctx, int fd);
     int (*rename)(void *ctx, const char *from, const char *to);
     int (*unlink)(void *ctx, const char *path);
-    int (*mkdir)(void *ctx, const char *path, mode_t mode); /* -EEXIST when it is there */
+    int (*mkdir)(void *ctx, const char *path,
+                 mode_t mode);      /* -EEXIST when it is there */
     int (*lock)(void *ctx, int fd); /* exclusive, not waiting: -EWOULDBLOCK when held */
     int (*stat)(void *ctx, const char *path, struct ag_io_stat *out);
     int (*statfs)(void *ctx, const char *path, struct ag_io_fs *out);
@@ -56,8 +57,8 @@ const struct ag_io *ag_io_posix(void);
  * early. */
 int ag_io_write_full(const struct ag_io *io, int fd, const char *path, const void *from,
                      size_t n, uint64_t offset, struct ag_error *err);
-int ag_io_read_full(const struct ag_io *io, int fd, const char *path, void *to, size_t n,
-                    uint64_t offset, struct ag_error *err);
+int ag_io_read_full(const struct ag_io *io, int fd, const char *path, void *to,
+                    size_t n, uint64_t offset, struct ag_error *err);
 
 /* Reads a whole file of at most `limit` bytes into a new block with a NUL behind it
  * (*bytes is owned by the caller, ag_free). AG_ENOTFOUND when there is no such file,

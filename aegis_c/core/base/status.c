@@ -9,8 +9,8 @@ const char *
 ag_status_name(int status)
 {
     switch (status) {
-#define AG_STATUS_NAME(name, value, text)                                                \
-    case value:                                                                          \
+#define AG_STATUS_NAME(name, value, text)                                              \
+    case value:                                                                        \
         return #name;
         AG_STATUS_MAP(AG_STATUS_NAME)
 #undef AG_STATUS_NAME
@@ -23,8 +23,8 @@ const char *
 ag_status_text(int status)
 {
     switch (status) {
-#define AG_STATUS_TEXT(name, value, text)                                                \
-    case value:                                                                          \
+#define AG_STATUS_TEXT(name, value, text)                                              \
+    case value:                                                                        \
         return text;
         AG_STATUS_MAP(AG_STATUS_TEXT)
 #undef AG_STATUS_TEXT
@@ -56,6 +56,20 @@ ag_fail(struct ag_error *err, int status, const char *what, ...)
     return status;
 }
 
+/* strerror_r has two signatures; both are thread-safe. */
+static const char *
+error_text(int sys_errno, char *buffer, size_t size)
+{
+#if defined(__GLIBC__) && defined(_GNU_SOURCE)
+    return strerror_r(sys_errno, buffer, size);
+#else
+    if (strerror_r(sys_errno, buffer, size) != 0) {
+        (void)snprintf(buffer, size, "errno %d", sys_errno);
+    }
+    return buffer;
+#endif
+}
+
 int
 ag_fail_sys(struct ag_error *err, int sys_errno, const char *file, const char *doing)
 {
@@ -65,10 +79,8 @@ ag_fail_sys(struct ag_error *err, int sys_errno, const char *file, const char *d
     }
     error_reset(err, status);
     err->sys_errno = sys_errno;
-    char text[96] = "";
-    if (strerror_r(sys_errno, text, sizeof(text)) != 0) {
-        (void)snprintf(text, sizeof(text), "errno %d", sys_errno);
-    }
+    char buffer[96] = "";
+    const char *text = error_text(sys_errno, buffer, sizeof(buffer));
     (void)snprintf(err->what, sizeof(err->what), "%s failed: %s", doing, text);
     ag_error_file(err, file, AG_NO_POSITION);
     return status;

@@ -1,5 +1,5 @@
-/* CRC-32C (Castagnoli, RFC 3720 appendix B.4): SSE4.2 where the CPU has it, else tables.
- * Any thread. */
+/* CRC-32C (Castagnoli, RFC 3720 appendix B.4): SSE4.2 where the CPU has it, else
+ * tables. Any thread. */
 #ifndef AG_HASH_CRC32C_H
 #define AG_HASH_CRC32C_H
 

@@ -1,9 +1,80 @@
 #include "hash/sha256.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/status.h"
 #include "hash/sha256_kernel.h"
+
+/* --- the kernel in use --- */
+
+const struct ag_sha256_kernel *const ag_sha256_kernels_built[] = {
+    &ag_sha256_portable,
+#if defined(__x86_64__)
+    &ag_sha256_shani_x1,
+    &ag_sha256_shani_x2,
+    &ag_sha256_shani_x4,
+#endif
+};
+
+#define KERNELS (sizeof(ag_sha256_kernels_built) / sizeof(ag_sha256_kernels_built[0]))
+
+const size_t ag_sha256_kernels_count = KERNELS;
+
+/* Until ag_sha256_start this is the portable kernel. Stored once, with release, after
+ * the tables that the new kernel reads are complete; loaded with acquire. */
+static _Atomic(const struct ag_sha256_kernel *) active = &ag_sha256_portable;
+
+/* Written once, under start_once. */
+static pthread_once_t start_once = PTHREAD_ONCE_INIT;
+static int start_status;
+static bool start_passed[KERNELS];
+static double start_ns[KERNELS];
+
+static inline const struct ag_sha256_kernel *
+kernel(void)
+{
+    return atomic_load_explicit(&active, memory_order_acquire);
+}
+
+static void
+start(void)
+{
+    ag_sha256_rows_fill();
+    const struct ag_sha256_kernel *best = ag_sha256_select(
+        ag_sha256_kernels_built, KERNELS, ag_sha256_openssl, start_passed, start_ns);
+    if (best == NULL || !start_passed[0]) {
+        start_status = AG_ECRYPTO;
+        return;
+    }
+    atomic_store_explicit(&active, best, memory_order_release);
+}
+
+int
+ag_sha256_start(void)
+{
+    int failed = pthread_once(&start_once, start);
+    return failed != 0 ? AG_ECRYPTO : start_status;
+}
+
+size_t
+ag_sha256_kernels(struct ag_kernel_info *list, size_t room)
+{
+    (void)ag_sha256_start();
+    for (size_t i = 0; i < KERNELS && i < room; i++) {
+        const struct ag_sha256_kernel *one = ag_sha256_kernels_built[i];
+        list[i] = (struct ag_kernel_info){.name = one->name,
+                                          .runs_here = one->runs_here(),
+                                          .passed = start_passed[i],
+                                          .active = one == kernel(),
+                                          .node_ns = start_ns[i]};
+    }
+    return KERNELS;
+}
+
+/* --- messages in pieces --- */
 
 void
 ag_sha256_init(struct ag_sha256 *ctx)
@@ -15,6 +86,7 @@ ag_sha256_init(struct ag_sha256 *ctx)
 void
 ag_sha256_update(struct ag_sha256 *ctx, const void *data, size_t n)
 {
+    const struct ag_sha256_kernel *k = kernel();
     const uint8_t *from = data;
     size_t held = (size_t)(ctx->length & 63);
     if (n == 0) {
@@ -29,31 +101,41 @@ ag_sha256_update(struct ag_sha256 *ctx, const void *data, size_t n)
         if (held + take < 64) {
             return;
         }
-        ag_sha256_blocks_portable(ctx->state, ctx->block, 1);
+        k->blocks(ctx->state, ctx->block, 1);
     }
-    ag_sha256_blocks_portable(ctx->state, from, n / 64);
-    from += n & ~(size_t)63;
-    if ((n & 63) != 0) {
-        memcpy(ctx->block, from, n & 63);
+    if (n >= 64) {
+        k->blocks(ctx->state, from, n / 64);
+        from += n & ~(size_t)63;
+        n &= 63;
+    }
+    if (n > 0) {
+        memcpy(ctx->block, from, n);
+    }
+}
+
+static void
+put_digest(const uint32_t state[8], uint8_t out[AG_HASH_SIZE])
+{
+    for (int i = 0; i < 8; i++) {
+        ag_put_u32be(out + 4 * i, state[i]);
     }
 }
 
 void
 ag_sha256_final(struct ag_sha256 *ctx, uint8_t out[AG_HASH_SIZE])
 {
+    const struct ag_sha256_kernel *k = kernel();
     size_t held = (size_t)(ctx->length & 63);
     ctx->block[held++] = 0x80;
     if (held > 56) {
         memset(ctx->block + held, 0, 64 - held);
-        ag_sha256_blocks_portable(ctx->state, ctx->block, 1);
+        k->blocks(ctx->state, ctx->block, 1);
         held = 0;
     }
     memset(ctx->block + held, 0, 56 - held);
     ag_put_u64be(ctx->block + 56, ctx->length << 3);
-    ag_sha256_blocks_portable(ctx->state, ctx->block, 1);
-    for (int i = 0; i < 8; i++) {
-        ag_put_u32be(out + 4 * i, ctx->state[i]);
-    }
+    k->blocks(ctx->state, ctx->block, 1);
+    put_digest(ctx->state, out);
 }
 
 void
@@ -64,6 +146,8 @@ ag_sha256(const void *data, size_t n, uint8_t out[AG_HASH_SIZE])
     ag_sha256_update(&ctx, data, n);
     ag_sha256_final(&ctx, out);
 }
+
+/* --- HMAC --- */
 
 void
 ag_hmac_init(struct ag_hmac *ctx, const void *key, size_t n)
@@ -101,41 +185,169 @@ ag_hmac_final(struct ag_hmac *ctx, uint8_t out[AG_HASH_SIZE])
     ag_sha256_final(&ctx->outer, out);
 }
 
+/* --- the two hashes of the tree --- */
+
+/* A leaf as blocks: the prefix octet and the first 63 octets of the entry; whole blocks
+ * straight from the entry; the rest with the padding. */
+struct leaf {
+    size_t blocks;      /* in the middle part */
+    size_t tail_blocks; /* 0 when the padding is in the first block */
+    uint8_t first[64];
+    uint8_t tail[128];
+};
+
+static void
+leaf_prepare(struct leaf *leaf, const uint8_t *entry, size_t n)
+{
+    uint64_t bits = ((uint64_t)n + 1) * 8;
+    leaf->blocks = 0;
+    leaf->tail_blocks = 0;
+    leaf->first[0] = 0x00;
+    if (n < 63) {
+        if (n > 0) {
+            memcpy(leaf->first + 1, entry, n);
+        }
+        leaf->first[1 + n] = 0x80;
+        memset(leaf->first + 2 + n, 0, 62 - n);
+        if (n <= 54) {
+            ag_put_u64be(leaf->first + 56, bits);
+        } else {
+            memset(leaf->tail, 0, 56);
+            ag_put_u64be(leaf->tail + 56, bits);
+            leaf->tail_blocks = 1;
+        }
+        return;
+    }
+    memcpy(leaf->first + 1, entry, 63);
+    leaf->blocks = (n - 63) / 64;
+    size_t rest = (n - 63) % 64;
+    leaf->tail_blocks = rest <= 55 ? 1 : 2;
+    size_t end = 64 * leaf->tail_blocks;
+    memcpy(leaf->tail, entry + n - rest, rest);
+    leaf->tail[rest] = 0x80;
+    memset(leaf->tail + rest + 1, 0, end - rest - 9);
+    ag_put_u64be(leaf->tail + end - 8, bits);
+}
+
 void
 ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE])
 {
-    struct ag_sha256 ctx;
-    ag_sha256_init(&ctx);
-    ag_sha256_update(&ctx, "\x00", 1);
-    ag_sha256_update(&ctx, entry, n);
-    ag_sha256_final(&ctx, out);
+    const struct ag_sha256_kernel *k = kernel();
+    if (n == 32) {
+        struct ag_span span = {entry, n};
+        k->leaves32(&span, 1, out);
+        return;
+    }
+    struct leaf leaf;
+    uint32_t state[8];
+    leaf_prepare(&leaf, entry, n);
+    memcpy(state, ag_sha256_iv, sizeof(state));
+    k->blocks(state, leaf.first, 1);
+    if (leaf.blocks > 0) {
+        k->blocks(state, (const uint8_t *)entry + 63, leaf.blocks);
+    }
+    if (leaf.tail_blocks > 0) {
+        k->blocks(state, leaf.tail, leaf.tail_blocks);
+    }
+    put_digest(state, out);
+}
+
+/* `lanes` leaves in step as far as all of them have blocks; what one has more than the
+ * shortest is done alone. */
+static void
+leaves_in_step(const struct ag_sha256_kernel *k, const struct ag_span *entries,
+               uint8_t *out)
+{
+    struct leaf leaves[AG_SHA256_LANES_MAX];
+    uint32_t states[AG_SHA256_LANES_MAX][8];
+    const uint8_t *data[AG_SHA256_LANES_MAX] = {NULL};
+    size_t common = SIZE_MAX, tail = SIZE_MAX;
+    bool even = true;
+    for (unsigned i = 0; i < k->lanes; i++) {
+        leaf_prepare(&leaves[i], entries[i].data, entries[i].size);
+        memcpy(states[i], ag_sha256_iv, sizeof(states[i]));
+        data[i] = leaves[i].first;
+        even = even && leaves[i].blocks == leaves[0].blocks;
+        common = leaves[i].blocks < common ? leaves[i].blocks : common;
+        tail = leaves[i].tail_blocks < tail ? leaves[i].tail_blocks : tail;
+    }
+    k->blocks_in_step(states, data, 1);
+    if (common > 0) {
+        for (unsigned i = 0; i < k->lanes; i++) {
+            data[i] = entries[i].data + 63;
+        }
+        k->blocks_in_step(states, data, common);
+    }
+    if (even && tail > 0) {
+        for (unsigned i = 0; i < k->lanes; i++) {
+            data[i] = leaves[i].tail;
+        }
+        k->blocks_in_step(states, data, tail);
+    } else {
+        tail = 0;
+    }
+    for (unsigned i = 0; i < k->lanes; i++) {
+        if (leaves[i].blocks > common) {
+            k->blocks(states[i], entries[i].data + 63 + 64 * common,
+                      leaves[i].blocks - common);
+        }
+        if (leaves[i].tail_blocks > tail) {
+            k->blocks(states[i], leaves[i].tail + 64 * tail,
+                      leaves[i].tail_blocks - tail);
+        }
+        put_digest(states[i], out + i * AG_HASH_SIZE);
+    }
+}
+
+void
+ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out)
+{
+    const struct ag_sha256_kernel *k = kernel();
+    while (count > 0) {
+        size_t run = 0;
+        while (run < count && entries[run].size == 32) {
+            run++;
+        }
+        if (run > 0) {
+            k->leaves32(entries, run, out);
+        } else if (count >= k->lanes && k->lanes > 1) {
+            run = k->lanes;
+            leaves_in_step(k, entries, out);
+        } else {
+            run = 1;
+            ag_leaf_hash(entries[0].data, entries[0].size, out);
+        }
+        entries += run;
+        count -= run;
+        out += run * AG_HASH_SIZE;
+    }
+}
+
+void
+ag_leaf_hash_many(const uint8_t *entries, size_t entry_size, size_t count, uint8_t *out)
+{
+    struct ag_span spans[64];
+    while (count > 0) {
+        size_t take = count < 64 ? count : 64;
+        for (size_t i = 0; i < take; i++) {
+            spans[i] = (struct ag_span){entries + i * entry_size, entry_size};
+        }
+        ag_leaf_hash_spans(spans, take, out);
+        entries += take * entry_size;
+        count -= take;
+        out += take * AG_HASH_SIZE;
+    }
 }
 
 void
 ag_node_hash(const uint8_t left[AG_HASH_SIZE], const uint8_t right[AG_HASH_SIZE],
              uint8_t out[AG_HASH_SIZE])
 {
-    struct ag_sha256 ctx;
-    ag_sha256_init(&ctx);
-    ag_sha256_update(&ctx, "\x01", 1);
-    ag_sha256_update(&ctx, left, AG_HASH_SIZE);
-    ag_sha256_update(&ctx, right, AG_HASH_SIZE);
-    ag_sha256_final(&ctx, out);
-}
-
-void
-ag_leaf_hash_many(const uint8_t *entries, size_t entry_size, size_t count, uint8_t *out)
-{
-    for (size_t i = 0; i < count; i++) {
-        ag_leaf_hash(entries + i * entry_size, entry_size, out + i * AG_HASH_SIZE);
-    }
+    kernel()->node(left, right, out);
 }
 
 void
 ag_node_hash_level(const uint8_t *children, size_t pairs, uint8_t *out)
 {
-    for (size_t i = 0; i < pairs; i++) {
-        const uint8_t *pair = children + 2 * i * AG_HASH_SIZE;
-        ag_node_hash(pair, pair + AG_HASH_SIZE, out + i * AG_HASH_SIZE);
-    }
+    kernel()->nodes(children, pairs, out);
 }

@@ -1,15 +1,33 @@
 /* SHA-256 (FIPS 180-4), HMAC-SHA-256 (RFC 2104) and the two hashes of an RFC 6962 tree.
  *
  * Nothing here allocates or fails. The kernel is chosen once, at ag_sha256_start, from
- * those that pass a self-test on this machine. Any thread; contexts belong to one caller
- * at a time. */
+ * those that pass a self-test on this machine. Any thread; contexts belong to one
+ * caller at a time. */
 #ifndef AG_HASH_SHA256_H
 #define AG_HASH_SHA256_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define AG_HASH_SIZE 32
+
+/* Tests every kernel of this build against OpenSSL and puts the fastest good one to
+ * use. The first call does it, the others return its result: AG_OK, or AG_ECRYPTO when
+ * the portable kernel and OpenSSL disagree. */
+int ag_sha256_start(void);
+
+struct ag_kernel_info {
+    const char *name; /* constant */
+    bool runs_here;   /* the CPU has the instructions */
+    bool passed;      /* the self-test; a kernel that did not is never used */
+    bool active;
+    double node_ns; /* per node of a batch, measured at start; 0 unless passed */
+};
+
+/* Writes what is known of each kernel, at most `room`, and returns how many there are.
+ * Starts what has not been started. */
+size_t ag_sha256_kernels(struct ag_kernel_info *list, size_t room);
 
 struct ag_sha256 {
     uint32_t state[8];
@@ -41,8 +59,15 @@ void ag_node_hash(const uint8_t left[AG_HASH_SIZE], const uint8_t right[AG_HASH_
 void ag_leaf_hash_many(const uint8_t *entries, size_t entry_size, size_t count,
                        uint8_t *out);
 
-/* One level of a tree: hashes `pairs` pairs of adjacent nodes of `children` (64 octets a
- * pair) into `pairs` parents. `out` may be the same memory as `children`. */
+/* The same for entries of any sizes, which lie anywhere. */
+struct ag_span {
+    const uint8_t *data; /* borrowed; may be NULL when size is 0 */
+    size_t size;
+};
+void ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out);
+
+/* One level of a tree: hashes `pairs` pairs of adjacent nodes of `children` (64 octets
+ * a pair) into `pairs` parents. `out` may be the same memory as `children`. */
 void ag_node_hash_level(const uint8_t *children, size_t pairs, uint8_t *out);
 
 #endif

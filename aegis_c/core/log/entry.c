@@ -119,8 +119,9 @@ int
 ag_meta_check(const uint8_t *meta, size_t n, struct ag_error *err)
 {
     if (n > AG_ENTRY_MAX - AG_ENTRY_TAIL_MAX) {
-        int status = ag_fail(err, AG_ETOOBIG, "entry has %zu octets, at most %d allowed",
-                             n, AG_ENTRY_MAX - AG_ENTRY_TAIL_MAX);
+        int status =
+            ag_fail(err, AG_ETOOBIG, "entry has %zu octets, at most %d allowed", n,
+                    AG_ENTRY_MAX - AG_ENTRY_TAIL_MAX);
         ag_error_advice(err, "Cap the strings that come from outside.");
         return status;
     }
@@ -162,7 +163,8 @@ skip_space(const uint8_t *text, size_t n, size_t i)
 }
 
 int
-ag_meta_id(const uint8_t *meta, size_t n, uint8_t id[AG_UUID_SIZE], struct ag_error *err)
+ag_meta_id(const uint8_t *meta, size_t n, uint8_t id[AG_UUID_SIZE],
+           struct ag_error *err)
 {
     static const char name[] = "\"id\"";
     unsigned depth = 0;
@@ -221,7 +223,8 @@ ag_entry_tail(bool meta_is_empty, const struct ag_commitment *request,
         comma = true;
     }
     if (response != NULL) {
-        n += put_commitment(tail + n, AG_ENTRY_TAIL_MAX - n, comma, "response", response);
+        n += put_commitment(tail + n, AG_ENTRY_TAIL_MAX - n, comma, "response",
+                            response);
     }
     tail[n++] = '}';
     return n;

@@ -1,7 +1,7 @@
 /* Ledger entries: salted commitments to bodies, and the final bytes of an entry.
  *
- * An entry is one JSON object in UTF-8 of at most 65,535 octets, opaque to the tree. The
- * caller gives its members as `meta`; this unit appends
+ * An entry is one JSON object in UTF-8 of at most 65,535 octets, opaque to the tree.
+ * The caller gives its members as `meta`; this unit appends
  *     "request":{"bytes":n,"commitment":"<base64>"},"response":{...}
  * before the last brace. Formats: docs/formats.md. Nothing here allocates. */
 #ifndef AG_LOG_ENTRY_H

@@ -35,16 +35,16 @@ ag_origin_check(const char *origin, struct ag_error *err)
 {
     size_t n = strlen(origin);
     if (n == 0 || n > AG_ORIGIN_MAX) {
-        int status = ag_fail(err, AG_EINVAL, "origin has %zu octets, 1 to %d allowed", n,
-                             AG_ORIGIN_MAX);
+        int status = ag_fail(err, AG_EINVAL, "origin has %zu octets, 1 to %d allowed",
+                             n, AG_ORIGIN_MAX);
         ag_error_advice(err, "Use a URL without scheme, such as example.org/aegis/w0.");
         return status;
     }
     for (size_t i = 0; i < n; i++) {
         if (origin[i] <= ' ' || origin[i] > '~' || origin[i] == '+') {
-            int status = ag_fail(err, AG_EINVAL,
-                                 "origin has the octet 0x%02x at position %zu",
-                                 (unsigned)(uint8_t)origin[i], i);
+            int status =
+                ag_fail(err, AG_EINVAL, "origin has the octet 0x%02x at position %zu",
+                        (unsigned)(uint8_t)origin[i], i);
             ag_error_advice(err, "Use printable ASCII without space and '+'.");
             return status;
         }
@@ -210,10 +210,9 @@ ag_checkpoint_sign(const struct ag_signer *signer, uint64_t size,
     size_t text_n = checkpoint_text(signer->origin, size, root, out, AG_CHECKPOINT_MAX);
     size_t signature_n = SIGNATURE_SIZE;
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-    int signed_ok = ctx != NULL &&
-                    EVP_DigestSignInit(ctx, NULL, NULL, NULL, signer->key) == 1 &&
-                    EVP_DigestSign(ctx, body + 4, &signature_n, (const uint8_t *)out,
-                                   text_n) == 1;
+    int signed_ok =
+        ctx != NULL && EVP_DigestSignInit(ctx, NULL, NULL, NULL, signer->key) == 1 &&
+        EVP_DigestSign(ctx, body + 4, &signature_n, (const uint8_t *)out, text_n) == 1;
     EVP_MD_CTX_free(ctx);
     if (!signed_ok || signature_n != SIGNATURE_SIZE) {
         return ag_fail(err, AG_ECRYPTO, "cannot sign the checkpoint of size %" PRIu64,
@@ -362,12 +361,14 @@ ag_checkpoint_open(const struct ag_signer *signer, const char *note, size_t n,
     }
     uint64_t read_size = 0;
     uint8_t read_root[AG_HASH_SIZE];
-    int status = parse_text(note, split + 1, signer->origin, &read_size, read_root, err);
+    int status =
+        parse_text(note, split + 1, signer->origin, &read_size, read_root, err);
     if (status != AG_OK) {
         return status;
     }
     if (!mine) {
-        return ag_fail(err, AG_EFOREIGN, "checkpoint has no signature of this log's key");
+        return ag_fail(err, AG_EFOREIGN,
+                       "checkpoint has no signature of this log's key");
     }
     *size = read_size;
     memcpy(root, read_root, AG_HASH_SIZE);

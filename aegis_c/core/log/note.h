@@ -11,8 +11,9 @@
 #include "base/status.h"
 #include "hash/sha256.h"
 
-#define AG_ORIGIN_MAX 255      /* octets of an origin */
-#define AG_CHECKPOINT_MAX 1024 /* octets of a checkpoint signed by this unit, with NUL */
+#define AG_ORIGIN_MAX 255 /* octets of an origin */
+#define AG_CHECKPOINT_MAX                                                              \
+    1024 /* octets of a checkpoint signed by this unit, with NUL */
 #define AG_VKEY_MAX 512
 
 /* Holds one log key and its name. Any thread may sign once it is made. */
@@ -40,6 +41,7 @@ int ag_checkpoint_sign(const struct ag_signer *signer, uint64_t size,
  * checkpoint; AG_EFOREIGN: another origin or no signature of this key; AG_EVERIFY: this
  * key's signature is wrong. */
 int ag_checkpoint_open(const struct ag_signer *signer, const char *note, size_t n,
-                       uint64_t *size, uint8_t root[AG_HASH_SIZE], struct ag_error *err);
+                       uint64_t *size, uint8_t root[AG_HASH_SIZE],
+                       struct ag_error *err);
 
 #endif

@@ -19,9 +19,9 @@ ag_tile_path(char *to, unsigned level, uint64_t n, unsigned width)
         groups++;
     }
     for (; groups > 0; groups--, unit /= 1000) {
-        used += snprintf(to + used, room - (size_t)used, "%s%03u%s",
-                         groups > 1 ? "x" : "", (unsigned)(n / unit % 1000),
-                         groups > 1 ? "/" : "");
+        used +=
+            snprintf(to + used, room - (size_t)used, "%s%03u%s", groups > 1 ? "x" : "",
+                     (unsigned)(n / unit % 1000), groups > 1 ? "/" : "");
     }
     if (width < AG_TILE_WIDTH) {
         (void)snprintf(to + used, room - (size_t)used, ".p/%u", width);

@@ -41,7 +41,8 @@ typedef int (*ag_tile_full_fn)(void *ctx, unsigned level, uint64_t n,
  * ag_frontier_flush writes out the tiles that the next leaf would complete, and
  * ag_frontier_append then adds the leaf (never fails, no I/O). Owner thread. */
 int ag_frontier_flush(const struct ag_frontier *frontier,
-                      const uint8_t leaf[AG_HASH_SIZE], ag_tile_full_fn full, void *ctx);
+                      const uint8_t leaf[AG_HASH_SIZE], ag_tile_full_fn full,
+                      void *ctx);
 void ag_frontier_append(struct ag_frontier *frontier, const uint8_t leaf[AG_HASH_SIZE]);
 
 /* Hash over 2^height adjacent hashes (height <= 8). */

@@ -10,7 +10,7 @@
 #include "base/bytes.h"
 #include "hash/crc32c.h"
 
-#define FILE_HEADER 16
+#define FILE_HEADER AG_JOURNAL_EMPTY
 #define BATCH_HEADER 32
 #define BATCH_MAGIC 0x4a424741u /* "AGBJ" little-endian */
 
@@ -21,6 +21,7 @@ struct ag_journal {
     int fd;
     bool poisoned;
     uint64_t end;      /* octets of the file that hold whole batches */
+    uint64_t torn_end; /* end of a torn batch behind them, or `end` */
     uint64_t next_seq; /* of the batch in memory */
     uint32_t records;  /* in the batch in memory */
     uint8_t *batch;    /* owned; header space, then body */
@@ -42,7 +43,8 @@ masked_crc(const uint8_t *data, size_t n)
 static bool
 parse_header(const uint8_t *at, struct batch *b)
 {
-    if (ag_get_u32le(at) != BATCH_MAGIC || ag_get_u32le(at + 24) != masked_crc(at, 24)) {
+    if (ag_get_u32le(at) != BATCH_MAGIC ||
+        ag_get_u32le(at + 24) != masked_crc(at, 24)) {
         return false;
     }
     b->body_n = ag_get_u32le(at + 4);
@@ -83,23 +85,25 @@ replay_batch(const uint8_t *body, const struct batch *b, ag_journal_replay_fn re
         }
         at += n;
     }
-    return at == b->body_n ? AG_OK : ag_fail(err, AG_ECORRUPT, "batch has octets to spare");
+    return at == b->body_n ? AG_OK
+                           : ag_fail(err, AG_ECORRUPT, "batch has octets to spare");
 }
 
 static int
 refuse_damage(const char *path, size_t offset, uint64_t seq, struct ag_error *err)
 {
-    int status = ag_fail(err, AG_ECORRUPT, "damaged batch in the middle of the journal");
+    int status =
+        ag_fail(err, AG_ECORRUPT, "damaged batch in the middle of the journal");
     ag_error_file(err, path, offset);
     ag_error_index(err, seq);
     ag_error_advice(err, "Keep the file as it is and restore it from a copy.");
     return status;
 }
 
-/* Everything from `offset` on is no whole batch. Torn when no whole batch follows. */
+/* Everything from `offset` on is no whole batch: torn, unless a whole batch follows. */
 static int
-accept_torn_tail(struct ag_journal *j, const uint8_t *data, size_t n, size_t offset,
-                 struct ag_error *err)
+check_torn(const struct ag_journal *j, const uint8_t *data, size_t n, size_t offset,
+           struct ag_error *err)
 {
     struct batch later;
     for (size_t at = offset + 1; at + BATCH_HEADER <= n; at++) {
@@ -107,15 +111,7 @@ accept_torn_tail(struct ag_journal *j, const uint8_t *data, size_t n, size_t off
             return refuse_damage(j->path, offset, j->next_seq, err);
         }
     }
-    char copy[PATH_MAX + 32];
-    (void)snprintf(copy, sizeof(copy), "%s.torn-%zu", j->path, offset);
-    int status =
-        ag_io_replace_file(j->io, copy, data + offset, n - offset, 0600, 1, err);
-    if (status != AG_OK) {
-        return status;
-    }
-    int result = j->io->truncate(j->io->ctx, j->fd, (off_t)offset);
-    return result < 0 ? ag_fail_sys(err, -result, j->path, "truncate") : AG_OK;
+    return AG_OK;
 }
 
 static int
@@ -137,7 +133,7 @@ recover(struct ag_journal *j, const uint8_t *data, size_t n, uint64_t log_id,
     while (offset < n) {
         struct batch b;
         if (!whole_batch(data, n, offset, &b)) {
-            status = accept_torn_tail(j, data, n, offset, err);
+            status = check_torn(j, data, n, offset, err);
             break;
         }
         if (b.first_seq != j->next_seq) {
@@ -154,6 +150,7 @@ recover(struct ag_journal *j, const uint8_t *data, size_t n, uint64_t log_id,
         offset += BATCH_HEADER + b.body_n;
     }
     j->end = offset;
+    j->torn_end = n;
     return status;
 }
 
@@ -198,19 +195,57 @@ ag_journal_open(const struct ag_io *io, const char *path, uint64_t log_id, bool 
     }
     status = recover(j, data, n, log_id, replay, ctx, err);
     if (status == AG_OK) {
-        /* What was read may still be only in the page cache of a killed writer. */
-        int result = io->fdatasync(io->ctx, j->fd);
-        if (result < 0) {
-            status = ag_fail_sys(err, -result, path, "fdatasync");
-        }
-    }
-    if (status == AG_OK) {
         *journal = j;
         j = NULL; /* transferred */
     }
 exit:
     ag_free(data);
     ag_journal_close(j);
+    return status;
+}
+
+static int
+keep_torn_batch(struct ag_journal *j, struct ag_error *err)
+{
+    char copy[PATH_MAX + 32];
+    size_t n = (size_t)(j->torn_end - j->end);
+    uint8_t *torn = ag_alloc(n);
+    if (torn == NULL) {
+        return ag_fail(err, AG_ENOMEM, "no memory for a torn batch of %zu octets", n);
+    }
+    (void)snprintf(copy, sizeof(copy), "%s.torn-%" PRIu64, j->path, j->end);
+    int status = ag_io_read_full(j->io, j->fd, j->path, torn, n, j->end, err);
+    if (status == AG_OK) {
+        status = ag_io_replace_file(j->io, copy, torn, n, 0600, 1, err);
+    }
+    ag_free(torn);
+    return status;
+}
+
+static int
+make_ready(struct ag_journal *j, struct ag_error *err)
+{
+    if (j->torn_end > j->end) {
+        int status = keep_torn_batch(j, err);
+        if (status != AG_OK) {
+            return status;
+        }
+        int result = j->io->truncate(j->io->ctx, j->fd, (off_t)j->end);
+        if (result < 0) {
+            return ag_fail_sys(err, -result, j->path, "truncate");
+        }
+        j->torn_end = j->end;
+    }
+    /* What was read may be only in the page cache, left by a killed writer. */
+    int result = j->io->fdatasync(j->io->ctx, j->fd);
+    return result < 0 ? ag_fail_sys(err, -result, j->path, "fdatasync") : AG_OK;
+}
+
+int
+ag_journal_begin(struct ag_journal *j, struct ag_error *err)
+{
+    int status = make_ready(j, err);
+    j->poisoned = status != AG_OK;
     return status;
 }
 
@@ -244,7 +279,8 @@ int
 ag_journal_commit(struct ag_journal *j, struct ag_error *err)
 {
     if (j->poisoned) {
-        int status = ag_fail(err, AG_EPOISONED, "an earlier write of the journal failed");
+        int status =
+            ag_fail(err, AG_EPOISONED, "an earlier write of the journal failed");
         ag_error_file(err, j->path, j->end);
         return status;
     }

@@ -1,0 +1,46 @@
+/* The published folder of a log: checkpoint, tiles and entry bundles as plain files
+ * (c2sp.org/tlog-tiles).
+ *
+ * A file gets its name only at full length: it is written as ".tmp" in the log's folder
+ * and renamed. Files carry no fsync of their own; they are derived from the journal and
+ * checked against it when a log is opened. One writer; any thread may read. */
+#ifndef AG_LOG_STORE_H
+#define AG_LOG_STORE_H
+
+#include <limits.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/io.h"
+#include "base/status.h"
+#include "hash/sha256.h"
+
+#define AG_STORE_FILE_MODE 0640
+#define AG_STORE_DIR_MODE 0750
+
+struct ag_store {
+    const struct ag_io *io; /* borrowed */
+    char root[PATH_MAX - 128];
+    uint64_t rewritten; /* files that did not match and were written anew */
+};
+
+/* Makes the folder when it is missing and removes a left-over ".tmp". */
+int ag_store_open(struct ag_store *store, const struct ag_io *io, const char *root,
+                  struct ag_error *err);
+
+/* Writes root/<name>, making folders on the way. Owner thread. */
+int ag_store_put(struct ag_store *store, const char *name, const void *from, size_t n,
+                 struct ag_error *err);
+
+/* As ag_store_put, but leaves a file alone that has these very bytes; counts the others
+ * that it replaces in `rewritten`. */
+int ag_store_ensure(struct ag_store *store, const char *name, const void *from,
+                    size_t n, struct ag_error *err);
+
+/* Reads `count` hashes of tile (level, n) from hash `first` on: from the full tile, or,
+ * when there is none, from the partial tile of `width`. */
+int ag_store_read_hashes(const struct ag_store *store, unsigned level, uint64_t n,
+                         unsigned width, size_t first, size_t count, uint8_t *out,
+                         struct ag_error *err);
+
+#endif

@@ -1,0 +1,52 @@
+"""Aegis: governance for LLM traffic, with receipts that anyone can check offline.
+
+The native types live here; `aegis_c.gateway` is the gateway, `aegis_c.ledger` the asyncio
+face of the ledger and its offline tools. Importing this package imports neither.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from aegis_c._native import (
+    AegisError,
+    Commitment,
+    Ledger,
+    LedgerError,
+    LedgerFull,
+    LimitError,
+    VerificationError,
+    WalCorruption,
+    WalError,
+    WalFull,
+    WalLocked,
+    WalPoisoned,
+)
+
+if TYPE_CHECKING:
+    from aegis_c._capture import capture
+
+__all__ = [
+    "AegisError",
+    "Commitment",
+    "Ledger",
+    "LedgerError",
+    "LedgerFull",
+    "LimitError",
+    "VerificationError",
+    "WalCorruption",
+    "WalError",
+    "WalFull",
+    "WalLocked",
+    "WalPoisoned",
+    "capture",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`aegis_c.capture` is loaded when it is first used: it is for clients, not gateways."""
+    if name == "capture":
+        from aegis_c._capture import capture
+
+        return capture
+    raise AttributeError(f"module 'aegis_c' has no attribute {name!r}")

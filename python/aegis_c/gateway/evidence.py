@@ -1,0 +1,413 @@
+"""What the ledger is told: one entry for every call, refusal and stream.
+
+An entry's members and their order are in ``docs/formats.md``; this file builds the JSON text
+without ``request`` and ``response``, which the native ledger appends. Every string from outside is
+capped, so that no input can make an entry larger than ``ENTRY_MAX`` bytes: the hot path admits a
+call only while the ring has room for that much.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from aegis_c import AegisError
+from aegis_c.gateway.settings import ENTRY_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aegis_c import Commitment
+    from aegis_c.gateway.hot.auth import Principal
+    from aegis_c.ledger import AsyncLedger
+
+log = logging.getLogger("aegis_c.gateway.evidence")
+
+CAP: Final = 256  # bytes of UTF-8 of one string from outside
+_SOURCES_MAX: Final = 4096  # source addresses whose rejection rate is followed one by one
+_BURST: Final = 5.0  # seconds' worth of rejections that may come at once
+_LOG_EVERY: Final = 5.0  # seconds between two lines about entries that could not be recorded
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One entry's members in their published order; absent ones are left out."""
+
+    v: int
+    kind: str
+    id: str
+    client_id: str | None = None
+    client_id_sha256: str | None = None
+    of: int | None = None
+    event: str | None = None
+    session: str | None = None
+    session_sha256: str | None = None
+    time: str
+    tenant: str | None = None
+    key: str | None = None
+    endpoint: str | None = None
+    endpoint_sha256: str | None = None
+    model: dict[str, str] | None = None
+    provider: str | None = None
+    status: int | str | None = None
+    usage: dict[str, int] | None = None
+    policy: str | None = None
+    timing: dict[str, int] | None = None
+    events: int | None = None
+    reason: str | None = None
+    stage: str | None = None
+    suppressed: int | None = None
+    analysis: dict[str, Any] | None = None
+
+
+class Call:
+    """What one request is known by while it is served; the stages fill it in."""
+
+    __slots__ = (
+        "admitted",
+        "client_id",
+        "endpoint",
+        "id",
+        "model",
+        "owed",
+        "principal",
+        "recorded",
+        "request",
+        "session",
+        "source",
+        "started",
+        "upstream_ns",
+    )
+
+    def __init__(self, endpoint: str, source: str) -> None:
+        self.id = uuid7()
+        self.endpoint = endpoint
+        self.source = source
+        self.started = time.perf_counter_ns()
+        self.client_id: bytes | None = None
+        self.session: bytes | None = None
+        self.principal: Principal | None = None
+        self.model: str | None = None
+        self.request: Commitment | bytes | None = None  # the body, once it has been read
+        self.admitted = False  # from here on there is room for its entries
+        self.owed = 0  # entries it may still make
+        self.recorded = False  # a call or an intent is in the ledger: no rejection may follow
+        self.upstream_ns = 0
+
+
+class Evidence:
+    """Builds and submits entries; used from the event loop alone.
+
+    Methods return the entry's index, or None when it could not be recorded (the gap is logged and
+    counted). With ``on_failure = "refuse"``, call() and intent() raise AegisError instead: their
+    reply can still be withheld.
+    """
+
+    def __init__(
+        self,
+        ledger: AsyncLedger,
+        *,
+        policy: str,
+        provider: str,
+        refuse_on_failure: bool,
+        rejections_per_source: float,
+        rejections_total: float,
+        reserved: Callable[[], int],
+    ) -> None:
+        """``reserved()`` is the ring space, in bytes, that admitted calls may still need."""
+        self._ledger = ledger
+        self._policy = policy
+        self._provider = provider
+        self._refuse = refuse_on_failure
+        self._reserved = reserved
+        self._per_source = 1.0 / rejections_per_source
+        self._total = 1.0 / rejections_total
+        self._sources: dict[str, float] = {}
+        self._total_at = 0.0
+        self._suppressed = 0
+        self._next_log = 0.0
+        self.gaps = 0  # entries that could not be recorded
+        self.suppressed_total = 0  # rejections counted instead of recorded
+        self.submitted: dict[str, int] = {}  # entries by kind
+
+    # -- the kinds ---------------------------------------------------------------------------
+
+    def call(
+        self,
+        call: Call,
+        status: int,
+        response: bytes,
+        *,
+        answered: str | None = None,
+        usage: dict[str, int] | None = None,
+    ) -> int | None:
+        """A plain call that the upstream answered with ``status``; ``response`` goes out."""
+        entry = self._entry("call", call)
+        entry.status = status
+        entry.usage = usage
+        entry.provider = self._provider
+        entry.timing = _timing(call)
+        _set_model(entry, call.model, answered)
+        return self._submit(entry, call.request, response)
+
+    def intent(self, call: Call, status: int) -> int | None:
+        """A stream is about to begin: submitted before its headers go out."""
+        entry = self._entry("intent", call)
+        entry.status = status
+        entry.provider = self._provider
+        entry.timing = _timing(call)
+        _set_model(entry, call.model, None)
+        return self._submit(entry, call.request, None)
+
+    def settle(
+        self,
+        call: Call,
+        intent: int | None,
+        status: str,
+        response: Commitment | None,
+        *,
+        events: int,
+        answered: str | None = None,
+        usage: dict[str, int] | None = None,
+    ) -> int | None:
+        """A stream ended; ``response`` commits to what was really delivered.
+
+        Never raises AegisError: what was delivered cannot be withheld any more.
+        """
+        entry = self._entry("settle", call)
+        entry.of = intent
+        entry.status = status
+        entry.usage = usage
+        entry.events = events
+        entry.provider = self._provider
+        entry.timing = _timing(call)
+        _set_model(entry, call.model, answered)
+        try:
+            return self._submit(entry, None, response)
+        except AegisError as error:
+            self._gap("settle", error)
+            return None
+
+    def rejection(
+        self, call: Call, *, status: int, reason: str, stage: str, response: bytes | None
+    ) -> int | None:
+        """A request was refused, or could not be answered.
+
+        A flood is counted instead of recorded (the next entry carries the count), and so is a
+        rejection that would take ring space from admitted calls. An admitted call, which may
+        have gone upstream, is always recorded.
+        """
+        if not call.admitted and not self._may_reject(call.source):
+            self._suppressed += 1
+            self.suppressed_total += 1
+            return None
+        entry = self._entry("rejection", call)
+        entry.status = status
+        entry.reason = reason
+        entry.stage = stage
+        entry.timing = _timing(call)
+        if call.admitted:
+            entry.provider = self._provider
+        _set_model(entry, call.model, None)
+        try:
+            return self._submit(entry, call.request, response)
+        except AegisError as error:  # the caller is refused anyway: nothing is withheld
+            self._gap("rejection", error)
+            return None
+
+    def analysis(self, call: Call, of: int, analysis: dict[str, Any]) -> int | None:
+        """What the background analyser found about the call or settle at index ``of``."""
+        entry = self._entry("analysis", call)
+        entry.of = of
+        entry.analysis = analysis
+        try:
+            return self._submit(entry, None, None)
+        except AegisError as error:
+            self._gap("analysis", error)
+            return None
+
+    def admin(self, event: str) -> int | None:
+        """Something happened to the log itself."""
+        entry = Entry(
+            v=1, kind="admin", id=uuid7(), event=event, time=timestamp(), policy=self._policy
+        )
+        return self._submit(entry, None, None)
+
+    # -- start and end -----------------------------------------------------------------------
+
+    async def recover(self) -> int:
+        """At start: genesis for an empty log, and a settle for every stream left open.
+
+        Returns the number of streams that were settled as abandoned.
+        """
+        if len(self._ledger.native) == 0:
+            self.admin("genesis")
+            return 0
+        abandoned = 0
+        for index in self._ledger.index.open_intents():
+            await self._ledger.integrated(index)
+            intent = json.loads(self._ledger.native.entry(index))
+            entry = Entry(
+                v=1,
+                kind="settle",
+                id=intent["id"],
+                of=index,
+                time=timestamp(),
+                tenant=intent.get("tenant"),
+                key=intent.get("key"),
+                endpoint=intent.get("endpoint"),
+                model=intent.get("model"),
+                provider=intent.get("provider"),
+                status="abandoned",
+                policy=self._policy,
+            )
+            for name in ("client_id", "client_id_sha256", "session", "session_sha256"):
+                setattr(entry, name, intent.get(name))
+            self._submit(entry, None, None)
+            abandoned += 1
+        return abandoned
+
+    def flush(self) -> None:
+        """At the end: rejections that were only counted get an entry that says how many."""
+        if self._suppressed:
+            try:
+                self.admin("suppressed")
+            except AegisError as error:
+                self._gap("admin", error)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _entry(self, kind: str, call: Call) -> Entry:
+        entry = Entry(
+            v=1,
+            kind=kind,
+            id=call.id,
+            time=timestamp(),
+            policy=self._policy,
+        )
+        entry.endpoint, entry.endpoint_sha256 = cap(call.endpoint)
+        if call.client_id is not None:
+            entry.client_id, entry.client_id_sha256 = cap(call.client_id.decode("latin-1"))
+        if call.session is not None:
+            entry.session, entry.session_sha256 = cap(call.session.decode("latin-1"))
+        principal = call.principal
+        if principal is not None:
+            entry.tenant = principal.tenant
+            entry.key = principal.key
+        return entry
+
+    def _submit(
+        self,
+        entry: Entry,
+        request: Commitment | bytes | None,
+        response: Commitment | bytes | None,
+    ) -> int | None:
+        suppressed = self._suppressed
+        if suppressed:
+            entry.suppressed = suppressed
+        try:
+            index = self._ledger.submit(_encode(entry), request, response, request_id=entry.id)
+        except AegisError as error:
+            if self._refuse:
+                raise
+            self._gap(entry.kind, error)
+            return None
+        self._suppressed -= suppressed
+        self.submitted[entry.kind] = self.submitted.get(entry.kind, 0) + 1
+        return index
+
+    def _gap(self, kind: str, error: AegisError) -> None:
+        self.gaps += 1
+        now = time.monotonic()
+        if now >= self._next_log:  # one line in a while: a dead ledger must not fill the log
+            self._next_log = now + _LOG_EVERY
+            log.error(
+                "the ledger could not record an entry of kind %r (%d so far): %s",
+                kind,
+                self.gaps,
+                error,
+            )
+
+    def _may_reject(self, source: str) -> bool:
+        """Two rates (GCRA: one theoretical arrival time each), and room beyond what calls need."""
+        now = time.monotonic()
+        total_at = max(self._total_at, now)
+        if total_at - now > _BURST:
+            return False
+        source_at = max(self._sources.get(source, 0.0), now)
+        if source_at - now > _BURST:
+            return False
+        if source not in self._sources and len(self._sources) >= _SOURCES_MAX:
+            self._sources = {s: at for s, at in self._sources.items() if at > now}
+            if len(self._sources) >= _SOURCES_MAX:
+                return False
+        if self._ledger.native.room() < self._reserved() + ENTRY_MAX:
+            return False
+        self._sources[source] = source_at + self._per_source
+        self._total_at = total_at + self._total
+        return True
+
+
+def cap(text: str) -> tuple[str, str | None]:
+    """``text`` cut to CAP bytes of UTF-8, and, when it was cut, the SHA-256 of the whole (hex).
+
+    Characters that JSON must escape count by their escaped length beyond twice the cap, so that
+    the result never takes more than 2 * CAP bytes of an entry.
+    """
+    if len(text) <= CAP and text.isascii() and text.isprintable():
+        return text, None
+    whole = text.encode("utf-8", "replace")
+    kept = whole[:CAP].decode("utf-8", "ignore")
+    while len(_encode(kept)) > 2 * CAP + 2:
+        kept = kept[: len(kept) * 2 * CAP // len(_encode(kept))]
+    if len(kept.encode("utf-8")) == len(whole):
+        return kept, None
+    return kept, hashlib.sha256(whole).hexdigest()
+
+
+def _set_model(entry: Entry, asked: str | None, answered: str | None) -> None:
+    model = {}
+    if asked is not None:
+        model["asked"], digest = cap(asked)
+        if digest is not None:
+            model["asked_sha256"] = digest
+    if answered is not None:
+        model["answered"], digest = cap(answered)
+        if digest is not None:
+            model["answered_sha256"] = digest
+    entry.model = model or None
+
+
+def _timing(call: Call) -> dict[str, int]:
+    total = (time.perf_counter_ns() - call.started) // 1000
+    if call.upstream_ns:
+        return {"upstream_us": call.upstream_ns // 1000, "total_us": total}
+    return {"total_us": total}
+
+
+def uuid7() -> str:
+    """A new UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 74 random bits."""
+    digits = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+_second = 0
+_second_text = ""
+
+
+def timestamp() -> str:
+    """Now, UTC, as ISO 8601 with microseconds: ``2026-01-02T03:04:05.123456Z``."""
+    global _second, _second_text
+    second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    if second != _second:
+        _second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _second = second
+    return f"{_second_text}.{nanoseconds // 1000:06d}Z"

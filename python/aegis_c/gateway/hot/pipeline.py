@@ -1,0 +1,198 @@
+"""The hot path of one endpoint: its stages, in the order of the picture.
+
+guard -> auth -> firewall -> limits -> adapter -> forwarder. A plain ASGI callable, built once; a
+stage that refuses raises Refusal, which becomes the entry and the reply here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.types import Receive, Scope, Send
+
+from aegis_c.gateway.errors import Refusal, internal_error, method_not_allowed, shutting_down
+from aegis_c.gateway.evidence import Call
+from aegis_c.gateway.hot.auth import Auth, source_of
+from aegis_c.gateway.hot.firewall import Firewall
+from aegis_c.gateway.hot.guard import ClientGone, Guard
+
+if TYPE_CHECKING:
+    from aegis_c.gateway.evidence import Evidence
+    from aegis_c.gateway.hot.forwarder import Forwarder
+    from aegis_c.gateway.hot.limits import Admission
+    from aegis_c.gateway.metrics import Metrics
+
+log = logging.getLogger("aegis_c.gateway.pipeline")
+
+CLIENT_CLOSED_REQUEST: Final = 499  # the status in entries of callers that left before an answer
+_UNREAD_KEEP: Final = 1 << 20  # bytes of an unread body for which the connection is kept
+_LINGER_BYTES: Final = 32 << 20  # bytes of an unread body that are thrown away before closing
+_LINGER_SECONDS: Final = 2.0
+
+Examine = Callable[[dict[str, Any]], tuple[str, bool]]
+
+
+class Refuser:
+    """Turns a refusal into its entry, its reply and its count: the one place that does."""
+
+    def __init__(self, evidence: Evidence, metrics: Metrics) -> None:
+        self._evidence = evidence
+        self._metrics = metrics
+
+    def record(self, call: Call, refusal: Refusal) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Leave the entry; returns the reply's body and headers."""
+        body = refusal.body()
+        self._evidence.rejection(
+            call,
+            status=refusal.status,
+            reason=refusal.code,
+            stage=refusal.stage,
+            response=body,
+        )
+        self._metrics.rejected(refusal.stage, refusal.code)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", call.id.encode()),
+            *refusal.headers,
+        ]
+        return body, headers
+
+    def record_gone(self, call: Call, stage: str) -> None:
+        """The caller left before it had an answer."""
+        self._evidence.rejection(
+            call, status=CLIENT_CLOSED_REQUEST, reason="client_gone", stage=stage, response=None
+        )
+        self._metrics.rejected(stage, "client_gone")
+
+
+class Governed:
+    """One governed endpoint."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        guard: Guard,
+        auth: Auth,
+        firewall: Firewall,
+        admission: Admission,
+        examine: Examine,
+        forwarder: Forwarder,
+        refuser: Refuser,
+        metrics: Metrics,
+    ) -> None:
+        self._endpoint = endpoint
+        self._guard = guard
+        self._auth = auth
+        self._firewall = firewall
+        self._admission = admission
+        self._examine = examine
+        self._forwarder = forwarder
+        self._refuser = refuser
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        call = Call(self._endpoint, source_of(scope))
+        head = None
+        body = None
+        status = CLIENT_CLOSED_REQUEST
+        try:
+            if scope["method"] != "POST":
+                raise method_not_allowed(scope["method"], self._endpoint, "POST")
+            guard = self._guard
+            head = guard.head(scope)
+            call.client_id = head.client_id
+            call.session = head.session
+            call.principal = self._auth.identify(head.authorization, scope)
+            guard.body_headers(head)
+            body = await guard.body(head, receive)
+            call.request = body
+            document = guard.document(head, body)
+            call.model, stream = self._examine(document)
+            if self._firewall.active:
+                self._judge(call, document)
+            entries = 2 if stream else 1
+            await self._admission.enter(entries)
+            call.owed = entries
+            call.admitted = True
+            status = await self._forwarder.run(call, stream, head, body, receive, send)
+        except Refusal as refusal:
+            status = refusal.status
+            unread = 0
+            if body is None and head is not None:
+                unread = -1 if head.chunked else head.content_length or 0
+            await self._refuse(call, refusal, unread, receive, send)
+        except (ClientGone, OSError):
+            if not call.recorded:
+                self._refuser.record_gone(call, "upstream" if call.admitted else "body")
+        except asyncio.CancelledError:
+            if not call.recorded:
+                self._refuser.record(call, shutting_down())
+            raise
+        except Exception:
+            log.exception("call %s: unexpected fault", call.id)
+            status = 500
+            if call.recorded:
+                raise  # the reply has begun: the server must close the connection
+            await self._refuse(call, internal_error(), 0, receive, send)
+        finally:
+            if call.admitted:
+                self._admission.leave(call.owed)
+            self._metrics.answered(self._endpoint, status, time.perf_counter_ns() - call.started)
+
+    def _judge(self, call: Call, document: dict[str, Any]) -> None:
+        """Ask the firewall; the caller never learns which rule refused, the log does."""
+        rule = self._firewall.judge(document)
+        if rule is not None:
+            log.warning("call %s: refused by firewall rule %s", call.id, rule)
+            raise Refusal(
+                400,
+                "content_policy_violation",
+                "The request was refused by this gateway's policy.",
+                stage="firewall",
+                headers=((b"x-should-retry", b"false"),),
+            )
+
+    async def _refuse(
+        self, call: Call, refusal: Refusal, unread: int, receive: Receive, send: Send
+    ) -> None:
+        """Record and answer; ``unread`` bytes of the body may still come (-1: nobody knows).
+
+        With many bytes still to come the connection is closed, but only after the reply had a
+        chance to be read: closing at once would reset the connection and destroy the reply.
+        """
+        body, headers = self._refuser.record(call, refusal)
+        closing = any(name == b"connection" for name, _ in refusal.headers)
+        linger = unread != 0 and (closing or not 0 <= unread <= _UNREAD_KEEP)
+        if linger and not closing:
+            headers.append((b"connection", b"close"))
+        try:
+            await send(
+                {"type": "http.response.start", "status": refusal.status, "headers": headers}
+            )
+            await send({"type": "http.response.body", "body": body, "more_body": linger})
+            if linger:
+                await _throw_away(receive)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError:
+            log.debug("call %s: the caller left before its refusal", call.id)
+
+
+async def _throw_away(receive: Receive) -> None:
+    """Read and forget what is left of a request's body, within bounds."""
+    left = _LINGER_BYTES
+    try:
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while left > 0:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return

@@ -1,0 +1,117 @@
+"""What /metrics says: plain counters on the path, turned into Prometheus text when asked.
+
+Labels are bounded: endpoints and reasons are this program's own words, statuses are numbers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+#: Name, help text, and a function that gives {label: value} at the time of the scrape.
+Gauge = tuple[str, str, str, Callable[[], dict[str, float]]]
+
+
+class Metrics(Collector):
+    """Counters of one worker; used from its event loop alone."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+        self.calls: dict[tuple[str, int], int] = {}
+        self.rejections: dict[tuple[str, str], int] = {}
+        self.streams: dict[str, int] = {}
+        self._seconds = [0] * (len(_BOUNDS) + 1)
+        self._seconds_sum = 0.0
+        self._gauges: list[Gauge] = []
+        self._counters: list[Gauge] = []
+
+    def answered(self, endpoint: str, status: int, nanoseconds: int) -> None:
+        """A hot request was answered with ``status`` after ``nanoseconds``."""
+        label = (endpoint, status)
+        self.calls[label] = self.calls.get(label, 0) + 1
+        seconds = nanoseconds * 1e-9
+        self._seconds[bisect_left(_BOUNDS, seconds)] += 1
+        self._seconds_sum += seconds
+
+    def rejected(self, stage: str, reason: str) -> None:
+        """A request was refused at ``stage``."""
+        label = (stage, reason)
+        self.rejections[label] = self.rejections.get(label, 0) + 1
+
+    def stream_ended(self, how: str) -> None:
+        """A stream ended as its settle entry says."""
+        self.streams[how] = self.streams.get(how, 0) + 1
+
+    def gauge(
+        self, name: str, text: str, label: str, values: Callable[[], dict[str, float]]
+    ) -> None:
+        """A value that goes up and down; ``label`` empty: one value under the key ``""``."""
+        self._gauges.append((name, text, label, values))
+
+    def counter(
+        self, name: str, text: str, label: str, values: Callable[[], dict[str, float]]
+    ) -> None:
+        """A count that another part keeps."""
+        self._counters.append((name, text, label, values))
+
+    def text(self) -> bytes:
+        """The exposition in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry at each scrape."""
+        calls = CounterMetricFamily(
+            "aegis_requests", "Answers on governed endpoints.", labels=("endpoint", "status")
+        )
+        for (endpoint, status), count in self.calls.items():
+            calls.add_metric((endpoint, str(status)), count)
+        yield calls
+        rejections = CounterMetricFamily(
+            "aegis_rejections", "Requests refused.", labels=("stage", "reason")
+        )
+        for (stage, reason), count in self.rejections.items():
+            rejections.add_metric((stage, reason), count)
+        yield rejections
+        streams = CounterMetricFamily("aegis_streams", "Streams ended.", labels=("ending",))
+        for how, count in self.streams.items():
+            streams.add_metric((how,), count)
+        yield streams
+        yield HistogramMetricFamily(
+            "aegis_request_seconds",
+            "Time from a governed request's arrival to the end of its answer.",
+            buckets=self._buckets(),
+            sum_value=self._seconds_sum,
+        )
+        for name, text, label, values in self._gauges:
+            yield _fill(GaugeMetricFamily(name, text, labels=(label,) if label else ()), values())
+        for name, text, label, values in self._counters:
+            yield _fill(CounterMetricFamily(name, text, labels=(label,) if label else ()), values())
+
+    def _buckets(self) -> list[tuple[str, float]]:
+        return list(self._cumulative())
+
+    def _cumulative(self) -> Iterator[tuple[str, float]]:
+        count = 0
+        for bound, here in zip((*map(str, _BOUNDS), "+Inf"), self._seconds, strict=True):
+            count += here
+            yield bound, count
+
+
+def _fill(
+    family: GaugeMetricFamily | CounterMetricFamily, values: dict[str, float]
+) -> GaugeMetricFamily | CounterMetricFamily:
+    for label, value in values.items():
+        family.add_metric((label,) if label else (), value)
+    return family

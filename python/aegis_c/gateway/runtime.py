@@ -1,0 +1,367 @@
+"""Every part of one running gateway, and their life: start, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from aegis_c import AegisError
+from aegis_c.gateway.background.spawn import Background
+from aegis_c.gateway.evidence import Evidence
+from aegis_c.gateway.hot.adapters.openai import examine_chat
+from aegis_c.gateway.hot.auth import Auth, Principal
+from aegis_c.gateway.hot.firewall import Firewall
+from aegis_c.gateway.hot.forwarder import Forwarder
+from aegis_c.gateway.hot.guard import Guard
+from aegis_c.gateway.hot.limits import Admission
+from aegis_c.gateway.hot.pipeline import Governed, Refuser
+from aegis_c.gateway.hot.pool import Pool
+from aegis_c.gateway.metrics import Metrics
+from aegis_c.gateway.settings import Settings
+from aegis_c.ledger import AsyncLedger
+from aegis_c.ledger.layout import DataDir
+
+log = logging.getLogger("aegis_c.gateway")
+
+Hot = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CHAT = "/v1/chat/completions"
+
+
+class _Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
+class Runtime:
+    """Every part of one gateway. Parts other than the first four exist while it is running."""
+
+    settings: Settings
+    metrics: Metrics
+    auth: Auth
+    running: bool
+    ledger: AsyncLedger
+    background: Background
+    pool: Pool
+    admission: Admission
+    evidence: Evidence
+    refuser: Refuser
+    hot: dict[str, Hot]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.auth = Auth(settings.keys)
+        self.metrics = Metrics()
+        self.running = False
+        self.hot = {}
+        self._policy = settings.policy()
+        self._lock: asyncio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
+        self._model: _Stoppable | None = None
+        self._fault: str | None = None
+        _add_gauges(self)
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the ledger and start every part; nothing when running already.
+
+        Raises AegisError or OSError naming what cannot be used; the next call tries again.
+        """
+        async with self._turn():
+            if self.running:
+                return
+            try:
+                await self._start()
+            except BaseException as error:
+                self._fault = str(error) or type(error).__name__
+                raise
+            self._fault = None
+            self._keeper = self._until_the_loop_ends()
+            await anext(self._keeper)
+            self.running = True
+
+    async def stop(self) -> None:
+        """Let running calls finish within the deadline, publish the ledger, close everything."""
+        async with self._turn():
+            if not self.running:
+                return
+            deadline = time.monotonic() + self.settings.shutdown_deadline
+            self.admission.close()
+            await self._calls_end(deadline)
+            self.pool.close()  # streams that are still under way end with an error event
+            await self._calls_end(time.monotonic() + 1.0)
+            self.running = False
+            await self._stop_parts(max(1.0, deadline - time.monotonic()))
+            keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            await keeper.aclose()
+
+    def _turn(self) -> asyncio.Lock:
+        """Starting and stopping take turns; the lock belongs to the loop that is running."""
+        loop = asyncio.get_running_loop()
+        if self._lock is None or self._loop is not loop:
+            self._lock, self._loop = asyncio.Lock(), loop
+        return self._lock
+
+    def lifespan(self, _: object = None) -> Any:
+        """For a lifespan of one's own: ``async with app.state.aegis.lifespan(): ...``"""
+        return self._lifespan()
+
+    @asynccontextmanager
+    async def _lifespan(self) -> AsyncIterator[None]:
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        """Suspended while running; a loop that ends closes it (loop.shutdown_asyncgens).
+
+        That drains a mounted gateway whose parent runs no lifespan for it.
+        """
+        try:
+            yield
+        finally:
+            if self._keeper is not None:
+                self._keeper = None
+                await self.stop()
+
+    async def _start(self) -> None:
+        settings = self.settings
+        directory = DataDir(settings.data)
+        directory.create()
+        shard = directory.shard("w0")
+        self.ledger = AsyncLedger(
+            shard.published,
+            private=shard.private,
+            origin=settings.ledger.origin,
+            ring_bytes=settings.ledger.ring_bytes,
+        )
+        try:
+            upstream = settings.upstream
+            if upstream.url is None:
+                upstream = upstream.model_copy(update=await self._start_model())
+            limits = settings.limits
+            self.background = Background(limits.background_queue, limits.background_workers)
+            self.background.start()
+            self.pool = Pool(upstream)
+            self._assemble(upstream.name)
+            abandoned = await self.evidence.recover()
+            if abandoned:
+                log.warning("%d streams of an earlier run are settled as abandoned", abandoned)
+        except BaseException:
+            await self._stop_parts(1.0)
+            raise
+
+    def _assemble(self, provider: str) -> None:
+        """Build the stages; each is made once."""
+        settings, limits = self.settings, self.settings.limits
+        native, background = self.ledger.native, self.background
+        refuse = settings.evidence.on_failure == "refuse"
+        self.admission = Admission(
+            max_in_flight=limits.max_in_flight,
+            deadline=limits.admission_deadline,
+            room=native.room,
+            poisoned=lambda: native.poisoned,
+            refuse_on_failure=refuse,
+            background_room=background.room,
+            background_depth=lambda: background.depth,
+        )
+        self.evidence = Evidence(
+            self.ledger,
+            policy=self._policy,
+            provider=provider,
+            refuse_on_failure=refuse,
+            rejections_per_source=settings.evidence.rejections_per_source,
+            rejections_total=settings.evidence.rejections_total,
+            reserved=self.admission.reserved,
+        )
+        self.refuser = Refuser(self.evidence, self.metrics)
+        guard = Guard(limits.max_body_bytes, limits.max_json_depth, limits.body_timeout)
+        self.hot = {
+            "/health": _health,
+            CHAT: Governed(
+                CHAT,
+                guard=guard,
+                auth=self.auth,
+                firewall=Firewall(),
+                admission=self.admission,
+                examine=examine_chat,
+                forwarder=Forwarder(
+                    b"/chat/completions",
+                    pool=self.pool,
+                    ledger=self.ledger,
+                    evidence=self.evidence,
+                    admission=self.admission,
+                    background=background,
+                    metrics=self.metrics,
+                    analyse_all=settings.evidence.analysis == "all",
+                ),
+                refuser=self.refuser,
+                metrics=self.metrics,
+            ),
+        }
+
+    async def _start_model(self) -> dict[str, object]:
+        """Start the built-in model; returns the upstream settings that reach it."""
+        from aegis_c.demo.model_server import start_model_server
+
+        model = await asyncio.to_thread(start_model_server)
+        self._model = model
+        log.warning(
+            "no upstream is configured: the built-in demonstration model answers, at %s "
+            "(set upstream.url for a real one)",
+            model.base_url,
+        )
+        return {"url": model.base_url, "name": "builtin"}
+
+    async def _calls_end(self, deadline: float) -> None:
+        while self.admission.in_flight and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+    async def _stop_parts(self, seconds: float) -> None:
+        """Close what was opened, in reverse order; a part that never started is skipped."""
+        if hasattr(self, "pool"):
+            self.pool.close()
+        if hasattr(self, "background"):
+            await self.background.drain(seconds)
+        if hasattr(self, "evidence"):
+            self.evidence.flush()
+        try:
+            await self.ledger.close()
+        except AegisError as error:
+            log.error("the ledger did not close cleanly: %s", error)
+        if self._model is not None:
+            await asyncio.to_thread(self._model.stop)
+            self._model = None
+
+    # -- what routes ask ---------------------------------------------------------------------
+
+    def missing(self) -> list[str]:
+        """What keeps this gateway from serving and recording a call; empty when ready."""
+        if not self.running:
+            return [f"not started: {self._fault}" if self._fault else "not started"]
+        missing = []
+        poisoned = self.ledger.native.poisoned
+        if poisoned is not None:
+            missing.append(f"ledger: {poisoned}")
+        if not self.background.room():
+            missing.append("background queue: full")
+        if self.admission.closed:
+            missing.append("shutting down")
+        return missing
+
+    def identify(self, request: Request) -> Principal:
+        """The caller of a route outside the hot path. Raises Refusal (401, 403)."""
+        authorization = request.headers.get("authorization")
+        return self.auth.identify(
+            None if authorization is None else authorization.encode("latin-1"), request.scope
+        )
+
+
+_HEALTH_BODY = b'{"status":"ok"}'
+_HEALTH_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(_HEALTH_BODY)).encode()),
+    ],
+}
+
+
+async def _health(scope: Scope, receive: Receive, send: Send) -> None:
+    """/health while running: constant, so that it measures nothing but the server."""
+    await send(dict(_HEALTH_START))
+    await send({"type": "http.response.body", "body": _HEALTH_BODY})
+
+
+def _add_gauges(runtime: Runtime) -> None:
+    """Tell the metrics where the other parts keep their numbers."""
+
+    def of(read: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
+        return lambda: read() if runtime.running else {}
+
+    gauge, counter = runtime.metrics.gauge, runtime.metrics.counter
+    gauge(
+        "aegis_calls_in_flight",
+        "Calls admitted and not yet over.",
+        "",
+        of(lambda: {"": runtime.admission.in_flight}),
+    )
+    gauge(
+        "aegis_calls_waiting",
+        "Calls that wait for room.",
+        "",
+        of(lambda: {"": runtime.admission.waiting}),
+    )
+    gauge(
+        "aegis_background_jobs",
+        "Background jobs not yet done.",
+        "",
+        of(lambda: {"": runtime.background.depth}),
+    )
+    gauge(
+        "aegis_background_oldest_seconds",
+        "Age of the oldest background job.",
+        "",
+        of(lambda: {"": runtime.background.oldest_age}),
+    )
+    gauge(
+        "aegis_upstream_connections",
+        "Connections to the upstream; waiting: calls without one.",
+        "state",
+        of(lambda: {k: float(v) for k, v in runtime.pool.stats().items()}),
+    )
+    gauge(
+        "aegis_ledger_entries",
+        "Entries that have reached a state.",
+        "state",
+        of(
+            lambda: {
+                "submitted": runtime.ledger.native.size,
+                "durable": runtime.ledger.native.durable_size,
+                "integrated": runtime.ledger.native.integrated_size,
+                "published": runtime.ledger.native.published_size,
+            }
+        ),
+    )
+    gauge(
+        "aegis_ledger_room_bytes",
+        "Free bytes of the ledger's ring.",
+        "",
+        of(lambda: {"": runtime.ledger.native.room()}),
+    )
+    counter(
+        "aegis_entries",
+        "Entries submitted.",
+        "kind",
+        of(lambda: {k: float(v) for k, v in runtime.evidence.submitted.items()}),
+    )
+    counter(
+        "aegis_ledger_gaps",
+        "Entries that could not be recorded.",
+        "",
+        of(lambda: {"": runtime.evidence.gaps}),
+    )
+    counter(
+        "aegis_rejections_suppressed",
+        "Rejections counted instead of recorded.",
+        "",
+        of(lambda: {"": runtime.evidence.suppressed_total}),
+    )
+    counter(
+        "aegis_upstream_retries",
+        "Requests sent a second time because a kept connection was closed.",
+        "",
+        of(lambda: {"": runtime.pool.retries}),
+    )

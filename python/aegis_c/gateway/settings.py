@@ -1,0 +1,335 @@
+"""Settings of the gateway: one TOML file, then ``AEGIS_*`` variables on top.
+
+A nested key is written ``AEGIS_<TABLE>__<KEY>`` (``AEGIS_UPSTREAM__URL``). Precedence: arguments,
+environment, file, defaults. Unknown keys are refused in both places, so that a typing mistake can
+never leave a limit at its default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+#: Largest entry one call can make, in bytes; the caps in ``gateway/evidence.py`` guarantee it.
+ENTRY_MAX = 4096
+
+#: Variables with our prefix that belong to the build and to ``./dev``, not to the gateway.
+TOOL_VARIABLES = frozenset(
+    {
+        "AEGIS_CONFIG",
+        "AEGIS_COVERAGE",
+        "AEGIS_DEBUG",
+        "AEGIS_NO_APT",
+        "AEGIS_OPENSSL",
+        "AEGIS_PYTHON",
+        "AEGIS_SANITIZE",
+        "AEGIS_TEST_SEED",
+        "AEGIS_WERROR",
+    }
+)
+
+Role = Literal["caller", "auditor", "admin"]
+#: Names that go into every entry: short and plain, so they never need a cap.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$")]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text says which key, why, and what is expected."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Upstream(_Table):
+    """The OpenAI-compatible server that answers; without ``url`` the built-in model is started."""
+
+    url: str | None = Field(
+        default=None,
+        description="Base URL with its version path, for instance https://api.openai.com/v1.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="Sent upstream as bearer. The caller's own bearer is never passed on: "
+        "without this key the upstream gets no authorization at all.",
+    )
+    name: Name = Field(default="upstream", description="The `provider` member of entries.")
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of the authorities to trust; default: the system's."
+    )
+    max_connections: int = Field(default=256, ge=1, le=65_536)
+    connect_timeout: Seconds = Field(default=5.0, description="Seconds to a free connection.")
+    first_byte_timeout: Seconds = Field(
+        default=300.0, description="Seconds from the request sent to the reply's head."
+    )
+    idle_timeout: Seconds = Field(default=60.0, description="Seconds between two pieces of a body.")
+    total_timeout: Seconds = Field(default=900.0, description="Seconds for one whole exchange.")
+    max_reply_bytes: int = Field(
+        default=64 << 20, ge=1024, description="Largest plain reply; streams are not limited by it."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if re.search(r"[\x00-\x20\x7f-\uffff]", value):
+            raise ValueError("must be printable ASCII without spaces")
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be http://host[:port]/path or https://host[:port]/path")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("must not carry a user or password; use upstream.api_key")
+        if parts.query or parts.fragment:
+            raise ValueError("must not carry a query or a fragment")
+        if parts.port == 0:
+            raise ValueError("must not use port 0")
+        return value.rstrip("/")
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_api_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("must be printable ASCII without spaces, and not empty")
+        return value
+
+
+class ApiKey(_Table):
+    """One key of a caller, known by its SHA-256 alone."""
+
+    id: Name = Field(description="The `key` member of entries; never the key itself.")
+    sha256: str = Field(description="Lower-case hex SHA-256 of the key's bytes.")
+    tenant: Name
+    roles: frozenset[Role] = Field(
+        default=frozenset({"caller"}),
+        description="caller: model calls and own receipts; auditor: reads the whole ledger; "
+        "admin: everything.",
+    )
+
+    @field_validator("sha256")
+    @classmethod
+    def _check_digest(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{64}", value):
+            raise ValueError(
+                "must be the 64 lower-case hex digits of the key's SHA-256 "
+                "(printf %s KEY | sha256sum), never the key"
+            )
+        return value
+
+
+class Limits(_Table):
+    """What one worker takes on at a time, and how large a request may be."""
+
+    max_body_bytes: int = Field(default=16 << 20, ge=1024, le=1 << 30)
+    max_json_depth: int = Field(default=64, ge=4, le=512)
+    max_in_flight: int = Field(default=512, ge=1, le=65_536)
+    admission_deadline: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=2.0, description="Seconds a call may wait for room before it gets 503."
+    )
+    body_timeout: Seconds = Field(default=30.0, description="Seconds for a request's whole body.")
+    background_queue: int = Field(
+        default=4096, ge=1, le=1 << 20, description="Jobs; above it no call is admitted."
+    )
+    background_workers: int = Field(default=2, ge=1, le=64)
+
+
+class EvidenceSettings(_Table):
+    """How calls are recorded."""
+
+    mode: Literal["background"] = Field(
+        default="background", description="Submitted before the reply, which never waits."
+    )
+    on_failure: Literal["refuse", "serve"] = Field(
+        default="refuse",
+        description="When the ledger cannot record: refuse calls, or serve and log the gap.",
+    )
+    analysis: Literal["findings", "all"] = Field(
+        default="findings", description="Which analyses get an entry of their own."
+    )
+    rejections_per_source: float = Field(
+        default=20.0,
+        gt=0,
+        description="Rejection entries a second and source address (IPv6: /64), with a burst of "
+        "five seconds' worth; what is above is counted and the next entry carries the count.",
+    )
+    rejections_total: float = Field(default=200.0, gt=0, description="The same over all sources.")
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _check_mode(cls, value: object) -> object:
+        if value != "background":
+            raise ValueError(
+                f"{value!r} is not available in this version; the one mode is 'background' "
+                "(submitted before the reply is sent, durable within milliseconds)"
+            )
+        return value
+
+
+class LedgerSettings(_Table):
+    """The append-only log under ``<data>/ledger``."""
+
+    origin: str | None = Field(
+        default=None,
+        pattern=r"^[^\s+]{1,128}$",
+        description="Name of the log in its checkpoints; made at first start and kept.",
+    )
+    public: bool = Field(
+        default=False, description="Checkpoint and hash tiles readable without a key."
+    )
+    ring_bytes: int = Field(default=16 << 20, ge=1 << 20, le=1 << 30)
+
+
+class Settings(BaseSettings):
+    """Everything the gateway can be told; see :func:`load_settings` for files."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AEGIS_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535, description="0 takes a free port.")
+    uds: Path | None = Field(default=None, description="Listen on this Unix socket instead.")
+    data: Path = Field(default=Path("aegis-data"), description="Ledger and private files.")
+    shutdown_deadline: Seconds = Field(
+        default=30.0, description="Seconds that running calls get to finish at shutdown."
+    )
+    upstream: Upstream = Upstream()
+    keys: tuple[ApiKey, ...] = ()
+    limits: Limits = Limits()
+    evidence: EvidenceSettings = EvidenceSettings()
+    ledger: LedgerSettings = LedgerSettings()
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        for member in ("id", "sha256"):
+            values = [getattr(key, member) for key in self.keys]
+            for value in values:
+                if values.count(value) > 1:
+                    raise ValueError(f"keys: the {member} {value!r} is given twice")
+        need = self.limits.max_in_flight * 2 * ENTRY_MAX
+        if need > self.ledger.ring_bytes:
+            raise ValueError(
+                f"limits.max_in_flight = {self.limits.max_in_flight} needs ledger.ring_bytes >= "
+                f"{need} (two entries of {ENTRY_MAX} bytes a call), "
+                f"but it is {self.ledger.ring_bytes}"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments and environment; :func:`load_settings` adds the file below them."""
+        return init_settings, env_settings
+
+    def policy(self) -> str:
+        """64 hex digits: SHA-256 of the active settings, secrets left out.
+
+        Over the compact JSON text with sorted members of everything but where the process runs
+        (host, port, socket, data directory) and the secrets (the upstream's key, key digests).
+        """
+        shown = self.model_dump(
+            mode="json", exclude={"host": True, "port": True, "uds": True, "data": True}
+        )
+        del shown["upstream"]["api_key"]
+        for key in shown["keys"]:
+            del key["sha256"]
+            key["roles"] = sorted(key["roles"])
+        return hashlib.sha256(msgspec.json.encode(shown, order="sorted")).hexdigest()
+
+    def loopback_only(self) -> bool:
+        """True when the address can only be reached from this machine."""
+        if self.uds is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
+    """Read ``file`` (default: ``AEGIS_CONFIG``), the environment, then ``overrides`` on top.
+
+    An override that is None counts as not given; nested ones are mappings
+    (``upstream={"url": ...}``). Raises SettingsError with one line per fault.
+    """
+    if file is None and os.environ.get("AEGIS_CONFIG"):
+        file = Path(os.environ["AEGIS_CONFIG"])
+    if file is not None and not file.is_file():
+        raise SettingsError(f"{file}: no such settings file")
+
+    class FileSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    unknown = sorted(name for name in os.environ if _is_unknown(name))
+    if unknown:
+        raise SettingsError(
+            f"{unknown[0]}: unknown setting in the environment; known are "
+            + ", ".join(f"AEGIS_{name.upper()}" for name in Settings.model_fields)
+            + " (nested: AEGIS_UPSTREAM__URL)"
+        )
+    try:
+        return FileSettings(**{k: v for k, v in overrides.items() if v is not None})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, file)) from None
+    except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
+        where = f"{file}: " if file is not None else ""
+        raise SettingsError(f"{where}{error}") from None
+
+
+def _is_unknown(name: str) -> bool:
+    """True for a variable with our prefix that is neither a setting nor a tool's switch."""
+    upper = name.upper()
+    if not upper.startswith("AEGIS_") or upper in TOOL_VARIABLES:
+        return False
+    return upper.removeprefix("AEGIS_").split("__")[0].lower() not in Settings.model_fields
+
+
+def _explain(error: ValidationError, file: Path | None) -> str:
+    """One line per fault: key, reason, given value (never a secret)."""
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        key = ".".join(str(part) for part in fault["loc"]) or "settings"
+        reason = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            reason = "unknown key"
+        lines.append(f"{key}: {reason}")
+    where = f" ({file} and AEGIS_* variables)" if file is not None else ""
+    return f"unusable settings{where}: " + "; ".join(lines)

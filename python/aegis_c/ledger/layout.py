@@ -1,0 +1,111 @@
+"""Where everything lies in a data directory: the one place that knows (docs/formats.md).
+
+DIR/ledger/w0/            what may be published, one folder per shard
+    checkpoint            signed tree head
+    log.vkey              the log's verifier key
+    tile/<L>/<N>[.p/<W>]  hashes
+    tile/entries/...      entry bundles; for auditors
+DIR/private/w0/           0700: journal, lock, log.key (0600), secrets, checkpoint copy
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKPOINT = "checkpoint"
+VKEY = "log.vkey"
+TILES = "tile"
+TEMPORARY = ".tmp"
+"""Name, in a shard's published folder, of a file that is being written."""
+
+_SHARD = re.compile(r"w(0|[1-9][0-9]{0,3})", re.ASCII)
+
+
+class LayoutError(Exception):
+    """A path is not what a command needs. str() says what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of the ledger: a log of its own, written by one worker."""
+
+    name: str
+    published: Path
+    private: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.published / CHECKPOINT
+
+    @property
+    def vkey(self) -> Path:
+        return self.published / VKEY
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """The data directory of a gateway."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger"
+
+    @property
+    def private(self) -> Path:
+        return self.root / "private"
+
+    def shard(self, name: str = "w0") -> Shard:
+        """The shard `name` (w0, w1, ...), whether it exists or not; ValueError for others."""
+        if not _SHARD.fullmatch(name):
+            raise ValueError(f"not the name of a shard: {name!r} (w0, w1, ...)")
+        return Shard(name, self.ledger / name, self.private / name)
+
+    def shards(self) -> list[Shard]:
+        """The shards that exist, in the order of their numbers."""
+        try:
+            names = [name for name in os.listdir(self.ledger) if _SHARD.fullmatch(name)]
+        except FileNotFoundError:
+            return []
+        return [self.shard(name) for name in sorted(names, key=lambda name: int(name[1:]))]
+
+    def create(self) -> None:
+        """Makes the directory and its two halves: `private` is closed to others (0700)."""
+        self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self.ledger.mkdir(mode=0o750, exist_ok=True)
+        self.private.mkdir(mode=0o700, exist_ok=True)
+        self.private.chmod(0o700)
+
+
+def published_folders(path: Path) -> list[Path]:
+    """The published folders of the shards that `path` means.
+
+    `path` is a shard's published folder, the folder that holds several of them, or a data
+    directory. Raises LayoutError when it is none of these.
+    """
+    if not path.is_dir():
+        what = "is not a directory" if path.exists() else "does not exist"
+        raise LayoutError(
+            f"{path} {what}\n  expected: a shard's published folder (with `{CHECKPOINT}`), "
+            "the folder above it, or a data directory"
+        )
+    if _is_published(path):
+        return [path]
+    for parent in (path / "ledger", path):
+        found = [p for p in parent.iterdir() if _is_published(p)] if parent.is_dir() else []
+        if found:
+            return sorted(found, key=lambda p: (len(p.name), p.name))
+    raise LayoutError(
+        f"no log in {path}: neither it nor a folder in it or in {path / 'ledger'} holds "
+        f"a `{CHECKPOINT}` or a `{VKEY}`\n  expected: a shard's published folder, the folder "
+        "above it, or a data directory"
+    )
+
+
+def _is_published(path: Path) -> bool:
+    names = (CHECKPOINT, VKEY, TILES)
+    return path.is_dir() and any(os.path.lexists(path / name) for name in names)

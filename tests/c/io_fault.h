@@ -1,0 +1,24 @@
+/* An I/O table over the real one that counts calls and makes chosen ones fail, for the
+ * tests of what stands on files. */
+#ifndef IO_FAULT_H
+#define IO_FAULT_H
+
+#include <stdatomic.h>
+
+#include "base/io.h"
+
+struct io_fault {
+    struct ag_io table;     /* pass &fault.table */
+    _Atomic long calls;     /* of any kind, so far */
+    _Atomic long fail_at;   /* number of the first call that fails; 0: none */
+    _Atomic long fail_for;  /* so many calls fail from then on */
+    _Atomic int fail_errno; /* with this */
+    _Atomic int stall;      /* fdatasync waits while this is set */
+    _Atomic long syncs,
+        syncs_after_failure; /* fdatasync calls; those after a failed one */
+    _Atomic int sync_failed;
+};
+
+void io_fault_init(struct io_fault *fault);
+
+#endif

@@ -1,0 +1,192 @@
+/* Salts, commitments, identifiers, and the shape of a finished entry. */
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+
+#include "check.h"
+#include "log/entry.h"
+
+static const char id_text[] = "01890a5d-ac96-774b-bcce-b302099a8057";
+static const uint8_t secret[32] = {1, 2, 3};
+
+static void
+openssl_hmac(const void *key, size_t key_n, const void *data, size_t n, uint8_t *out)
+{
+    unsigned out_n = 0;
+    ASSERT_NOT_NULL(HMAC(EVP_sha256(), key, (int)key_n, data, n, out, &out_n));
+    ASSERT_EQ(out_n, 32);
+}
+
+static void
+commitment_equals_openssl(void)
+{
+    uint8_t id[AG_UUID_SIZE], label[13 + 16 + 8], salt[32], expected[32], body[5000];
+    uint64_t state = check_seed(2);
+    for (size_t i = 0; i < sizeof(body); i++) {
+        body[i] = (uint8_t)check_random(&state);
+    }
+    ASSERT_EQ(ag_uuid_parse(id_text, 36, id), AG_OK);
+    memcpy(label, "aegis/salt/v1", 13);
+    memcpy(label + 13, id, 16);
+    for (int role = 0; role < 2; role++) {
+        memcpy(label + 29, role == 0 ? "request" : "response", 8);
+        openssl_hmac(secret, sizeof(secret), label, sizeof(label), salt);
+        for (size_t n = 0; n <= sizeof(body); n += 1 + n / 3) {
+            struct ag_commitment c;
+            ag_commitment_init(&c, secret, sizeof(secret), id, (enum ag_role)role);
+            ASSERT_EQ_MEM(c.salt, salt, 32);
+            for (size_t at = 0; at < n;) {
+                size_t piece = 1 + check_random(&state) % 200;
+                piece = piece < n - at ? piece : n - at;
+                ASSERT_EQ(ag_commitment_update(&c, body + at, piece), AG_OK);
+                at += piece;
+            }
+            ag_commitment_finish(&c);
+            ag_commitment_finish(&c);
+            openssl_hmac(salt, 32, body, n, expected);
+            ASSERT_EQ_MEM(c.digest, expected, 32);
+            ASSERT_EQ_U(c.octets, n);
+            ASSERT_EQ(ag_commitment_update(&c, body, 1), AG_ECLOSED);
+        }
+    }
+}
+
+static void
+identifiers(void)
+{
+    static const char *const bad[] = {
+        "01890a5dac96774bbcceb302099a8057",      "01890a5d-ac96-774b-bcce-b302099a805",
+        "01890a5d-ac96-774b-bcce-b302099a805g",  "01890a5d-ac96-774b-bcceb-302099a8057",
+        "01890a5d-ac96-774b-bcce-b302099a80570", ""};
+    uint8_t id[AG_UUID_SIZE], upper[AG_UUID_SIZE];
+    ASSERT_EQ(ag_uuid_parse(id_text, 36, id), AG_OK);
+    ASSERT_EQ(id[0], 0x01);
+    ASSERT_EQ(id[15], 0x57);
+    ASSERT_EQ(ag_uuid_parse("01890A5D-AC96-774B-BCCE-B302099A8057", 36, upper), AG_OK);
+    ASSERT_EQ_MEM(id, upper, AG_UUID_SIZE);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        ASSERT_EQ(ag_uuid_parse(bad[i], strlen(bad[i]), id), AG_EINVAL);
+    }
+}
+
+static int
+meta_id(const char *meta, uint8_t id[AG_UUID_SIZE])
+{
+    struct ag_error err;
+    return ag_meta_id((const uint8_t *)meta, strlen(meta), id, &err);
+}
+
+static void
+identifier_of_an_entry(void)
+{
+    static const char *const good[] = {
+        "{\"id\":\"01890a5d-ac96-774b-bcce-b302099a8057\"}",
+        "{\"v\":1, \"x\":{\"id\":\"no\"}, \"id\" : "
+        "\"01890a5d-ac96-774b-bcce-b302099a8057\"}",
+        "{\"k\":\"\\\"id\\\":\",\"id\":\"01890a5d-ac96-774b-bcce-b302099a8057\",\"z\":["
+        "1]}",
+        "{\"list\":[\"id\",{\"id\":7}],\"id\":\"01890a5d-ac96-774b-bcce-"
+        "b302099a8057\"}"};
+    static const char *const bad[] = {
+        "{}",
+        "{\"id\":7}",
+        "{\"id\":\"short\"}",
+        "{\"x\":\"id\"}",
+        "{\"id\"",
+        "{\"id\":\"",
+        "{\"x\":{\"id\":\"01890a5d-ac96-774b-bcce-b302099a8057\"}}",
+        "{\"id\":\"01890a5d-ac96-774b-bcce-b302099a8057",
+        "{\"id",
+        "\\"};
+    uint8_t expected[AG_UUID_SIZE], id[AG_UUID_SIZE];
+    ASSERT_EQ(ag_uuid_parse(id_text, 36, expected), AG_OK);
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        ASSERT_EQ(meta_id(good[i], id), AG_OK);
+        ASSERT_EQ_MEM(id, expected, AG_UUID_SIZE);
+    }
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        ASSERT_EQ(meta_id(bad[i], id), AG_EINVAL);
+    }
+}
+
+static int
+check_meta(const char *meta)
+{
+    struct ag_error err;
+    return ag_meta_check((const uint8_t *)meta, strlen(meta), &err);
+}
+
+static void
+meta_is_checked(void)
+{
+    static char large[AG_ENTRY_MAX + 1];
+    struct ag_error err;
+    ASSERT_EQ(check_meta("{}"), AG_OK);
+    ASSERT_EQ(check_meta("{\"a\":1}\n"), AG_OK);
+    ASSERT_EQ(check_meta(""), AG_EINVAL);
+    ASSERT_EQ(check_meta("{"), AG_EINVAL);
+    ASSERT_EQ(check_meta("[1]"), AG_EINVAL);
+    ASSERT_EQ(check_meta(" {}"), AG_EINVAL);
+    ASSERT_EQ(check_meta("{} x"), AG_EINVAL);
+    ASSERT_EQ(check_meta("{\"a\":\"\xff\"}"), AG_EINVAL);
+    memset(large, ' ', sizeof(large));
+    large[0] = '{';
+    size_t most = AG_ENTRY_MAX - AG_ENTRY_TAIL_MAX;
+    large[most - 1] = '}';
+    ASSERT_EQ(ag_meta_check((uint8_t *)large, most, &err), AG_OK);
+    large[most - 1] = ' ';
+    large[most] = '}';
+    ASSERT_EQ(ag_meta_check((uint8_t *)large, most + 1, &err), AG_ETOOBIG);
+}
+
+static void
+finished_entry(void)
+{
+    static const struct {
+        const char *meta;
+        int bodies; /* 1 request, 2 response */
+        const char *entry;
+    } cases[] = {
+        {"{}", 0, "{}"},
+        {"{ }\n", 0, "{ }"},
+        {"{\"a\":1}", 0, "{\"a\":1}"},
+        {"{}", 1,
+         "{\"request\":{\"bytes\":0,\"commitment\":"
+         "\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"}}"},
+        {"{\"a\":1}", 3,
+         "{\"a\":1,\"request\":{\"bytes\":0,\"commitment\":"
+         "\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"},\"response\":{\"bytes\":0,"
+         "\"commitment\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"}}"},
+        {"{}", 2,
+         "{\"response\":{\"bytes\":0,\"commitment\":"
+         "\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"}}"},
+    };
+    struct ag_commitment zero, huge;
+    memset(&zero, 0, sizeof(zero));
+    huge = zero;
+    huge.octets = UINT64_MAX;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char entry[1024], tail[AG_ENTRY_TAIL_MAX];
+        bool is_empty = false;
+        size_t n = ag_meta_body((const uint8_t *)cases[i].meta, strlen(cases[i].meta),
+                                &is_empty);
+        memcpy(entry, cases[i].meta, n);
+        size_t tail_n = ag_entry_tail(is_empty, cases[i].bodies & 1 ? &zero : NULL,
+                                      cases[i].bodies & 2 ? &zero : NULL, tail);
+        memcpy(entry + n, tail, tail_n);
+        entry[n + tail_n] = '\0';
+        ASSERT_EQ_STR(entry, cases[i].entry);
+    }
+    char tail[AG_ENTRY_TAIL_MAX];
+    ASSERT_LE_U(ag_entry_tail(false, &huge, &huge, tail), AG_ENTRY_TAIL_MAX);
+}
+
+int
+main(void)
+{
+    RUN(commitment_equals_openssl);
+    RUN(identifiers);
+    RUN(identifier_of_an_entry);
+    RUN(meta_is_checked);
+    RUN(finished_entry);
+    return 0;
+}

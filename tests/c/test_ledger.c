@@ -1,0 +1,543 @@
+// links: io_fault scratch
+/* The ledger: stages, proofs, restarts, refusals, faults at every I/O call, threads. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "check.h"
+#include "io_fault.h"
+#include "log/ledger.h"
+#include "scratch.h"
+
+#define SECOND 1000000000u
+#define MOST 1000 /* entries in any test here */
+
+static char dir[256];
+
+static int
+try_open(const char *name, const struct ag_io *io, const char *origin,
+         struct ag_ledger **ledger, struct ag_error *err)
+{
+    char path[512], private_dir[512], folder[300];
+    struct ag_ledger_options options;
+    (void)snprintf(folder, sizeof(folder), "%s/%s", dir, name);
+    ag_ledger_options_init(&options);
+    options.io = io;
+    options.path = scratch_path(path, folder, "ledger/w0");
+    options.private_dir = scratch_path(private_dir, folder, "private/w0");
+    options.origin = origin;
+    options.ring_bytes = AG_LEDGER_RING_MIN;
+    options.publish_gap_us = 1000;
+    return ag_ledger_open(&options, ledger, err);
+}
+
+static struct ag_ledger *
+open_ledger(const char *name)
+{
+    struct ag_ledger *ledger = NULL;
+    struct ag_error err;
+    int status = try_open(name, NULL, NULL, &ledger, &err);
+    if (status != AG_OK) {
+        CHECK_FAIL("%s: %s %s", ag_status_name(status), err.what, err.file);
+    }
+    return ledger;
+}
+
+static char *
+file_of(char to[512], const char *name, const char *file)
+{
+    char relative[256];
+    (void)snprintf(relative, sizeof(relative), "%s/%s", name, file);
+    return scratch_path(to, dir, relative);
+}
+
+/* Entry i: "{"n":i,"pad":"xxx..."}", lengths from about 20 to 320. */
+static size_t
+make_entry(uint64_t i, char out[512])
+{
+    int n = snprintf(
+        out, 512, "{\"n\":%llu,\"pad\":\"%.*s\"}", (unsigned long long)i,
+        (int)(i * 37 % 300),
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+    return (size_t)n;
+}
+
+static int
+submit(struct ag_ledger *ledger, uint64_t i, uint64_t *index, struct ag_error *err)
+{
+    char entry[512];
+    size_t n = make_entry(i, entry);
+    return ag_ledger_submit(ledger, (const uint8_t *)entry, n, NULL, NULL, index, err);
+}
+
+static void
+fill(struct ag_ledger *ledger, uint64_t from, uint64_t to)
+{
+    struct ag_error err;
+    for (uint64_t i = from; i < to; i++) {
+        uint64_t index = 0;
+        int status = submit(ledger, i, &index, &err);
+        while (status == AG_EFULL) {
+            usleep(500);
+            status = submit(ledger, i, &index, &err);
+        }
+        ASSERT_EQ(status, AG_OK);
+        ASSERT_EQ_U(index, i);
+    }
+}
+
+static void
+check_entries(struct ag_ledger *ledger, uint64_t to)
+{
+    for (uint64_t i = 0; i < to; i++) {
+        char expected[512];
+        size_t n = 0, expected_n = make_entry(i, expected);
+        uint8_t *entry = NULL;
+        struct ag_error err;
+        ASSERT_EQ(ag_ledger_entry(ledger, i, &entry, &n, &err), AG_OK);
+        ASSERT_EQ_U(n, expected_n);
+        ASSERT_EQ_MEM(entry, expected, n);
+        ag_free(entry);
+    }
+}
+
+/* RFC 6962 section 2.1 by recursion over the entries that make_entry gives. */
+static void
+slow_root(uint64_t first, uint64_t n, uint8_t out[AG_HASH_SIZE])
+{
+    if (n == 1) {
+        char entry[512];
+        size_t entry_n = make_entry(first, entry);
+        ag_leaf_hash(entry, entry_n, out);
+        return;
+    }
+    uint64_t k = 1;
+    while (k * 2 < n) {
+        k *= 2;
+    }
+    uint8_t left[AG_HASH_SIZE], right[AG_HASH_SIZE];
+    slow_root(first, k, left);
+    slow_root(first + k, n - k, right);
+    ag_node_hash(left, right, out);
+}
+
+static void
+check_proofs(struct ag_ledger *ledger, uint64_t size, uint64_t step)
+{
+    uint8_t root[AG_HASH_SIZE], old_root[AG_HASH_SIZE], leaf[AG_HASH_SIZE];
+    uint8_t proof[AG_PROOF_MAX][AG_HASH_SIZE], got[AG_HASH_SIZE];
+    size_t count = 0;
+    struct ag_error err;
+    slow_root(0, size, root);
+    ASSERT_EQ(ag_ledger_root(ledger, size, got, &err), AG_OK);
+    ASSERT_EQ_MEM(got, root, AG_HASH_SIZE);
+    for (uint64_t i = 0; i < size; i += step) {
+        slow_root(i, 1, leaf);
+        ASSERT_EQ(ag_ledger_inclusion(ledger, i, size, proof, &count, &err), AG_OK);
+        ASSERT_EQ(ag_verify_inclusion(leaf, i, size, root,
+                                      (const uint8_t (*)[AG_HASH_SIZE])proof, count),
+                  AG_OK);
+        if (i == 0) {
+            continue;
+        }
+        slow_root(0, i, old_root);
+        ASSERT_EQ(ag_ledger_consistency(ledger, i, size, proof, &count, &err), AG_OK);
+        ASSERT_EQ(ag_verify_consistency(i, size, old_root, root,
+                                        (const uint8_t (*)[AG_HASH_SIZE])proof, count),
+                  AG_OK);
+    }
+}
+
+static void
+stages_and_proofs(void)
+{
+    struct ag_ledger *ledger = open_ledger("stages");
+    struct ag_error err;
+    char note[AG_CHECKPOINT_MAX], *receipt = NULL;
+    size_t n = 0;
+    uint8_t *entry = NULL;
+    ag_ledger_checkpoint(ledger, note, &n);
+    ASSERT_EQ_U(n, 0);
+    ASSERT_EQ_U(ag_ledger_size(ledger), 0);
+    ASSERT_EQ(ag_ledger_entry(ledger, 0, &entry, &n, &err), AG_ERANGE);
+    ASSERT_EQ(ag_ledger_wait(ledger, 0, AG_DURABLE, 0, &err), AG_ERANGE);
+    fill(ledger, 0, 700);
+    ASSERT_EQ(ag_ledger_wait(ledger, 699, AG_PUBLISHED, 20 * (uint64_t)SECOND, &err),
+              AG_OK);
+    ASSERT_EQ_U(ag_ledger_stage_size(ledger, AG_PUBLISHED), 700);
+    check_entries(ledger, 700);
+    for (uint64_t size = 1; size <= 700; size += 1 + size / 3) {
+        check_proofs(ledger, size, 1 + size / 40);
+    }
+    check_proofs(ledger, 256, 5);
+    check_proofs(ledger, 512, 11);
+    ASSERT_EQ(ag_ledger_receipt(ledger, 300, &receipt, &n, &err), AG_OK);
+    ASSERT_EQ(strncmp(receipt, "c2sp.org/tlog-proof@v1\nindex 300\n", 33), 0);
+    ag_ledger_checkpoint(ledger, note, &n);
+    ASSERT_EQ_STR(strstr(receipt, "\n\n") + 2, note);
+    ag_free(receipt);
+    ASSERT_EQ(ag_ledger_receipt(ledger, 700, &receipt, &n, &err), AG_ERANGE);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+static void
+restarts(void)
+{
+    uint64_t size = 0;
+    struct ag_error err;
+    char vkey[AG_VKEY_MAX] = "";
+    for (uint64_t next = 1; next < MOST; next = next * 2 + 1) {
+        struct ag_ledger *ledger = open_ledger("restarts");
+        struct ag_ledger_stats stats;
+        ag_ledger_stats(ledger, &stats);
+        ASSERT_EQ_U(stats.recovered, size);
+        ASSERT_EQ_U(stats.published, size);
+        ASSERT_EQ_U(stats.rewritten, 0);
+        ASSERT_EQ_U(ag_ledger_size(ledger), size);
+        ASSERT(vkey[0] == '\0' || strcmp(vkey, ag_ledger_vkey(ledger)) == 0);
+        (void)snprintf(vkey, sizeof(vkey), "%s", ag_ledger_vkey(ledger));
+        check_entries(ledger, size);
+        fill(ledger, size, next);
+        size = next;
+        ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK); /* flushes and publishes */
+    }
+    struct ag_ledger *ledger = open_ledger("restarts");
+    check_proofs(ledger, size, 17);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+/* Published files are derived: lost or damaged ones come back from the journal. */
+static void
+tiles_are_rebuilt(void)
+{
+    struct ag_error err;
+    char path[512];
+    unsigned char before[9000], after[9000];
+    struct ag_ledger_stats stats;
+    struct ag_ledger *ledger = open_ledger("tiles");
+    fill(ledger, 0, 600);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+    file_of(path, "tiles", "ledger/w0/tile/0/001");
+    ASSERT_EQ_U(scratch_read(path, before, sizeof(before)), 8192);
+    scratch_write(path, "junk", 4);
+    ASSERT_EQ(remove(file_of(path, "tiles", "ledger/w0/tile/entries/000")), 0);
+    ASSERT_EQ(remove(file_of(path, "tiles", "ledger/w0/checkpoint")), 0);
+    ledger = open_ledger("tiles");
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_EQ_U(stats.rewritten, 1); /* the missing ones were only missing */
+    check_entries(ledger, 600);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+    ASSERT_EQ_U(scratch_read(file_of(path, "tiles", "ledger/w0/tile/0/001"), after,
+                             sizeof(after)),
+                8192);
+    ASSERT_EQ_MEM(before, after, 8192);
+    ASSERT_LT_U(100, scratch_read(file_of(path, "tiles", "ledger/w0/checkpoint"), after,
+                                  sizeof(after)));
+}
+
+static void
+refuses(const char *name, int status, const char *file)
+{
+    struct ag_ledger *ledger = NULL;
+    struct ag_error err;
+    char path[512];
+    int got = try_open(name, NULL, NULL, &ledger, &err);
+    if (got != status) {
+        CHECK_FAIL("%s: %s, but %s: %s", name, ag_status_name(status),
+                   ag_status_name(got), got != AG_OK ? err.what : "opened");
+    }
+    ASSERT_EQ_STR(err.file, file_of(path, name, file));
+    ASSERT(err.advice[0] != '\0');
+}
+
+static void
+make_small(const char *name)
+{
+    struct ag_error err;
+    struct ag_ledger *ledger = open_ledger(name);
+    fill(ledger, 0, 10);
+    ASSERT_EQ(ag_ledger_wait(ledger, 9, AG_PUBLISHED, 20 * (uint64_t)SECOND, &err),
+              AG_OK);
+    fill(ledger, 10, 20);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+static void
+flip(const char *path, size_t at)
+{
+    static unsigned char bytes[1 << 16];
+    size_t n = scratch_read(path, bytes, sizeof(bytes));
+    ASSERT_LT_U(at, n);
+    bytes[at] ^= 1;
+    scratch_write(path, bytes, n);
+}
+
+static void
+bad_directories(void)
+{
+    static unsigned char bytes[1 << 16];
+    char path[512], other[512];
+    struct ag_error err;
+    struct ag_ledger *ledger = NULL, *second = NULL;
+    size_t n = 0;
+
+    make_small("rollback"); /* the journal of an earlier time */
+    file_of(path, "rollback", "private/w0/wal/journal");
+    n = scratch_read(path, bytes, sizeof(bytes));
+    scratch_write(path, bytes, n - 1);
+    refuses("rollback", AG_EROLLBACK, "private/w0/checkpoint");
+    ASSERT_EQ_U(scratch_read(path, bytes, sizeof(bytes)), n - 1); /* left as it was */
+
+    make_small("exchanged"); /* same length, other entries */
+    make_small("donor");
+    n = scratch_read(file_of(path, "donor", "private/w0/checkpoint"), bytes,
+                     sizeof(bytes));
+    scratch_write(file_of(path, "exchanged", "private/w0/checkpoint"), bytes, n);
+    refuses("exchanged", AG_EFOREIGN, "private/w0/checkpoint");
+
+    make_small("damaged");
+    flip(file_of(path, "damaged", "private/w0/wal/journal"), 60);
+    refuses("damaged", AG_ECORRUPT, "private/w0/wal/journal");
+
+    make_small("note");
+    flip(file_of(path, "note", "ledger/w0/checkpoint"), 90);
+    ASSERT_NE(try_open("note", NULL, NULL, &ledger, &err), AG_OK);
+    ASSERT_EQ_STR(err.file, file_of(path, "note", "ledger/w0/checkpoint"));
+
+    make_small("halfcopied");
+    ASSERT_EQ(rename(file_of(path, "halfcopied", "private"),
+                     file_of(other, "halfcopied", "elsewhere")),
+              0);
+    refuses("halfcopied", AG_EFOREIGN, "ledger/w0/checkpoint");
+
+    make_small("nokey");
+    ASSERT_EQ(remove(file_of(path, "nokey", "private/w0/log.key")), 0);
+    refuses("nokey", AG_ENOTFOUND, "private/w0/log.key");
+
+    make_small("otherkey");
+    n = scratch_read(file_of(path, "donor", "private/w0/log.key"), bytes,
+                     sizeof(bytes));
+    scratch_write(file_of(path, "otherkey", "private/w0/log.key"), bytes, n);
+    refuses("otherkey", AG_EFOREIGN, "private/w0/log.key");
+
+    make_small("openkey");
+    ASSERT_EQ(chmod(file_of(path, "openkey", "private/w0/log.key"), 0666), 0);
+    refuses("openkey", AG_EPERM, "private/w0/log.key");
+
+    make_small("nolog");
+    ASSERT_EQ(remove(file_of(path, "nolog", "private/w0/LOG")), 0);
+    refuses("nolog", AG_EFOREIGN, "ledger/w0/checkpoint");
+
+    make_small("badlog");
+    scratch_write(file_of(path, "badlog", "private/w0/LOG"),
+                  "aegis ledger 1\norigin x\n", 24);
+    refuses("badlog", AG_ECORRUPT, "private/w0/LOG");
+
+    make_small("origin");
+    ASSERT_EQ(try_open("origin", NULL, "example.org/another", &ledger, &err),
+              AG_EFOREIGN);
+
+    ledger = open_ledger("locked");
+    ASSERT_EQ(try_open("locked", NULL, NULL, &second, &err), AG_ELOCKED);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+/* Every I/O call fails once, or from the n-th on for good: no crash, no hang, and with
+ * a good disk again what was durable is there. */
+static void
+faults_at_every_call(void)
+{
+    for (int forever = 0; forever < 2; forever++) {
+        for (long at = 1;; at += at < 60 ? 1 : 3) {
+            struct io_fault fault;
+            struct ag_ledger *ledger = NULL;
+            struct ag_error err;
+            char name[48];
+            uint64_t durable = 0, submitted = 0, index = 0;
+            io_fault_init(&fault);
+            fault.fail_at = at;
+            fault.fail_for = forever ? 1000000 : 1;
+            fault.fail_errno = at % 2 != 0 ? EIO : ENOSPC;
+            (void)snprintf(name, sizeof(name), "fault%d-%ld", forever, at);
+            if (try_open(name, &fault.table, NULL, &ledger, &err) == AG_OK) {
+                for (int round = 0; round < 2; round++) {
+                    while (submitted < (round + 1) * 130u &&
+                           submit(ledger, submitted, &index, &err) == AG_OK) {
+                        submitted++;
+                    }
+                    if (submitted > 0) {
+                        (void)ag_ledger_wait(ledger, submitted - 1, AG_DURABLE, SECOND,
+                                             &err);
+                    }
+                }
+                durable = ag_ledger_stage_size(ledger, AG_DURABLE);
+                (void)ag_ledger_close(ledger, &err);
+            }
+            ASSERT_EQ(fault.syncs_after_failure, 0);
+            ledger = open_ledger(name);
+            ASSERT_LE_U(durable, ag_ledger_size(ledger));
+            ASSERT_LE_U(ag_ledger_size(ledger), submitted);
+            check_entries(ledger, ag_ledger_size(ledger));
+            fill(ledger, ag_ledger_size(ledger), ag_ledger_size(ledger) + 1);
+            ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+            if (fault.calls < at) {
+                ASSERT_EQ_U(durable, 260);
+                break;
+            }
+        }
+    }
+}
+
+/* A stalled disk: submit goes on until the ring is full, then says so at once. */
+static void
+stalled_disk(void)
+{
+    struct io_fault fault;
+    struct ag_ledger *ledger = NULL;
+    struct ag_error err;
+    uint64_t n = 0, index = 0;
+    int status = AG_OK;
+    io_fault_init(&fault);
+    ASSERT_EQ(try_open("stalled", &fault.table, NULL, &ledger, &err), AG_OK);
+    size_t room = ag_ledger_room(ledger);
+    fault.stall = 1;
+    while ((status = submit(ledger, n, &index, &err)) == AG_OK) {
+        n++;
+    }
+    ASSERT_EQ(status, AG_EFULL);
+    ASSERT_LT_U(ag_ledger_room(ledger), room);
+    ASSERT_LT_U(room / 336, n); /* as many as room() promised, and more */
+    ASSERT_EQ(ag_ledger_wait(ledger, n - 1, AG_DURABLE, 1000000, &err), AG_ETIMEDOUT);
+    fault.stall = 0;
+    ASSERT_EQ(ag_ledger_wait(ledger, n - 1, AG_INTEGRATED, 20 * (uint64_t)SECOND, &err),
+              AG_OK);
+    ASSERT_EQ(submit(ledger, n, &index, &err), AG_OK);
+    ASSERT_EQ_U(index, n);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+    ledger = open_ledger("stalled");
+    ASSERT_EQ_U(ag_ledger_size(ledger), n + 1);
+    check_entries(ledger, n + 1);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+static void
+poisoned(void)
+{
+    struct io_fault fault;
+    struct ag_ledger *ledger = NULL;
+    struct ag_error err;
+    uint64_t index = 0;
+    io_fault_init(&fault);
+    ASSERT_EQ(try_open("poisoned", &fault.table, NULL, &ledger, &err), AG_OK);
+    ASSERT_EQ(ag_ledger_failure(ledger, &err), AG_OK);
+    fault.fail_errno = EIO;
+    fault.fail_for = 1;
+    fault.fail_at = fault.calls + 2; /* the write passes, the sync fails */
+    ASSERT_EQ(submit(ledger, 0, &index, &err), AG_OK);
+    ASSERT_EQ(ag_ledger_wait(ledger, 0, AG_DURABLE, 20 * (uint64_t)SECOND, &err),
+              AG_EPOISONED);
+    ASSERT(strstr(err.what, "fdatasync failed") != NULL);
+    ASSERT_EQ(submit(ledger, 1, &index, &err), AG_EPOISONED);
+    ASSERT_EQ(ag_ledger_failure(ledger, &err), AG_EPOISONED);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_EPOISONED);
+    ASSERT_EQ(fault.syncs_after_failure, 0);
+}
+
+/* ---- threads ---- */
+
+#define THREADS 4
+#define EACH 200
+
+static void *
+submit_many(void *arg)
+{
+    struct ag_ledger *ledger = arg;
+    struct ag_error err;
+    uint64_t last = 0;
+    for (int i = 0; i < EACH; i++) {
+        uint64_t index = 0;
+        int status = submit(ledger, 0, &index, &err);
+        while (status == AG_EFULL) {
+            usleep(500);
+            status = submit(ledger, 0, &index, &err);
+        }
+        ASSERT_EQ(status, AG_OK);
+        ASSERT(i == 0 || index > last);
+        last = index;
+        if (i % 50 == 0) {
+            ASSERT_EQ(ag_ledger_wait(ledger, index, AG_INTEGRATED,
+                                     20 * (uint64_t)SECOND, &err),
+                      AG_OK);
+            uint8_t *entry = NULL, proof[AG_PROOF_MAX][AG_HASH_SIZE];
+            size_t n = 0;
+            ASSERT_EQ(ag_ledger_entry(ledger, index, &entry, &n, &err), AG_OK);
+            ag_free(entry);
+            ASSERT_EQ(ag_ledger_inclusion(ledger, index, index + 1, proof, &n, &err),
+                      AG_OK);
+        }
+    }
+    return NULL;
+}
+
+static void
+many_threads(void)
+{
+    struct ag_ledger *ledger = open_ledger("threads");
+    struct ag_error err;
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        ASSERT_EQ(pthread_create(&threads[i], NULL, submit_many, ledger), 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        ASSERT_EQ(pthread_join(threads[i], NULL), 0);
+    }
+    ASSERT_EQ_U(ag_ledger_size(ledger), THREADS * EACH);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+    ledger = open_ledger("threads");
+    ASSERT_EQ_U(ag_ledger_size(ledger), THREADS * EACH);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+static void
+forked_child(void)
+{
+    struct ag_ledger *ledger = open_ledger("forked");
+    struct ag_error err;
+    uint64_t index = 0;
+    fill(ledger, 0, 3);
+    pid_t child = fork();
+    if (child == 0) {
+        int ok = submit(ledger, 3, &index, &err) == AG_EFORKED &&
+                 ag_ledger_wait(ledger, 0, AG_DURABLE, 0, &err) == AG_EFORKED;
+        _exit(ok ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0);
+    ASSERT_EQ(submit(ledger, 3, &index, &err), AG_OK);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+int
+main(void)
+{
+    scratch_make(dir);
+    RUN(stages_and_proofs);
+    RUN(restarts);
+    RUN(tiles_are_rebuilt);
+    RUN(bad_directories);
+    RUN(faults_at_every_call);
+    RUN(stalled_disk);
+    RUN(poisoned);
+    RUN(many_threads);
+    RUN(forked_child);
+    scratch_remove(dir);
+    return 0;
+}
