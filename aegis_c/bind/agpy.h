@@ -29,7 +29,9 @@
 /* Types: state field, spec defined in that type's file. */
 #define AGPY_TYPES(X)                                                                  \
     X(commitment_type, agpy_commitment_spec)                                           \
-    X(ledger_type, agpy_ledger_spec)
+    X(ledger_type, agpy_ledger_spec)                                                   \
+    X(walwriter_type, agpy_walwriter_spec)                                             \
+    X(walreader_type, agpy_walreader_spec)
 
 /* Tables of module functions, one per file that has some. */
 #define AGPY_FUNCTIONS(X)

@@ -19,6 +19,8 @@ from aegis_c._native import (
     WalFull,
     WalLocked,
     WalPoisoned,
+    WalReader,
+    WalWriter,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ __all__ = [
     "WalFull",
     "WalLocked",
     "WalPoisoned",
+    "WalReader",
+    "WalWriter",
     "capture",
 ]
 

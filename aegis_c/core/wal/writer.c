@@ -461,7 +461,6 @@ ag_wal_sync(struct ag_wal *wal, uint64_t seq, uint64_t timeout_ns, struct ag_err
         }
     }
     atomic_fetch_sub(&wal->waiters, 1);
-    (void)pthread_cond_broadcast(&wal->changed);
     (void)pthread_mutex_unlock(&wal->lock);
     return status;
 }
@@ -665,31 +664,34 @@ ag_wal_stats(struct ag_wal *wal, struct ag_wal_stats *stats)
 }
 
 int
+ag_wal_stop(struct ag_wal *wal, uint64_t timeout_ns, struct ag_error *err)
+{
+    if (ag_wal_forked(wal)) {
+        return ag_fail(err, AG_EFORKED, "the log belongs to the parent process");
+    }
+    uint64_t now = ag_clock_ns();
+    uint64_t until = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
+    uint32_t state = AG_WAL_OPEN;
+    (void)atomic_compare_exchange_strong(&wal->state, &state, AG_WAL_CLOSED);
+    if (ag_wal_threads_stop(wal, until) != AG_OK) {
+        return ag_fail(err, AG_ETIMEDOUT,
+                       "the disk has not taken everything yet; the rest is in the ring");
+    }
+    ag_wal_signal(wal);
+    return ag_wal_failure(wal, err);
+}
+
+int
 ag_wal_close(struct ag_wal *wal, uint64_t timeout_ns, struct ag_error *err)
 {
     if (ag_wal_forked(wal)) {
         ag_wal_abandon(wal);
         return AG_OK;
     }
-    uint64_t now = ag_clock_ns();
-    uint64_t until = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
-    uint32_t state = AG_WAL_OPEN;
-    (void)atomic_compare_exchange_strong(&wal->state, &state, AG_WAL_CLOSED);
-    int status = ag_wal_threads_stop(wal, until);
-    if (status != AG_OK) {
-        return ag_fail(err, status,
-                       "the disk has not taken everything yet; the rest is in the ring");
+    int status = ag_wal_stop(wal, timeout_ns, err);
+    if (status == AG_ETIMEDOUT) {
+        return status;
     }
-    status = ag_wal_failure(wal, err);
-    atomic_store(&wal->state, AG_WAL_CLOSED);
-    /* Waiters leave first. */
-    (void)pthread_mutex_lock(&wal->lock);
-    while (atomic_load(&wal->waiters) != 0) {
-        (void)pthread_cond_broadcast(&wal->changed);
-        (void)pthread_cond_wait(&wal->changed, &wal->lock);
-    }
-    (void)pthread_mutex_unlock(&wal->lock);
-    ag_wal_signal(wal);
     if (status == AG_OK && wal->closed_cleanly) {
         (void)wal->io->unlink(wal->io->ctx, wal->ring_path);
     }

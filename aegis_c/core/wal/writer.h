@@ -118,9 +118,12 @@ int ag_wal_failure(struct ag_wal *wal, struct ag_error *err);
 const char *ag_wal_notes(const struct ag_wal *wal);
 void ag_wal_stats(struct ag_wal *wal, struct ag_wal_stats *stats);
 
-/* Flushes everything, stops the threads, releases the object; waiters get AG_ECLOSED.
- * AG_ETIMEDOUT after timeout_ns: the object stays, appends refuse, call it again. Any
- * other failure still releases it; what was not durable stays in the ring. */
+/* Refuses appends from now on, flushes everything and ends the threads; everybody who
+ * waits gets an answer. AG_ETIMEDOUT: the disk has not taken everything, call it again.
+ * AG_EPOISONED: what was not durable stays in the ring. */
+int ag_wal_stop(struct ag_wal *wal, uint64_t timeout_ns, struct ag_error *err);
+/* ag_wal_stop, then releases the object, which nobody may use any more (not after
+ * AG_ETIMEDOUT: then it stays). */
 int ag_wal_close(struct ag_wal *wal, uint64_t timeout_ns, struct ag_error *err);
 /* Releases the object in a forked child without touching log, ring or threads. */
 void ag_wal_abandon(struct ag_wal *wal);
