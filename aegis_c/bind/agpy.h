@@ -30,7 +30,9 @@
 #define AGPY_TYPES(X)                                                                  \
     X(commitment_type, agpy_commitment_spec)                                           \
     X(ledger_type, agpy_ledger_spec)                                                   \
-    X(mmr_type, agpy_mmr_spec)
+    X(mmr_type, agpy_mmr_spec)                                                         \
+    X(walwriter_type, agpy_walwriter_spec)                                             \
+    X(walreader_type, agpy_walreader_spec)
 
 /* Tables of module functions, one per file that has some. */
 #define AGPY_FUNCTIONS(X) X(agpy_tree_methods)
