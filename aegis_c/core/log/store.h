@@ -37,10 +37,14 @@ int ag_store_put(struct ag_store *store, const char *name, const void *from, siz
 int ag_store_ensure(struct ag_store *store, const char *name, const void *from,
                     size_t n, struct ag_error *err);
 
-/* Reads `count` hashes of tile (level, n) from hash `first` on: from the full tile, or,
- * when there is none, from the partial tile of `width`. */
+/* Reads `count` hashes of tile (level, n) from hash `first` on: from the partial tile
+ * of `width`, or, when there is none (or width is 256), from the full tile. */
 int ag_store_read_hashes(const struct ag_store *store, unsigned level, uint64_t n,
                          unsigned width, size_t first, size_t count, uint8_t *out,
                          struct ag_error *err);
+
+/* Reads the entry bundle n likewise; *bytes is owned by the caller (ag_free). */
+int ag_store_read_bundle(const struct ag_store *store, uint64_t n, unsigned width,
+                         uint8_t **bytes, size_t *bytes_n, struct ag_error *err);
 
 #endif
