@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/bytes.h"
+#include "hash/crc32c.h"
+
 #define SALVAGE_ADVICE                                                                   \
     "Nothing was changed. Copy the directory, then run `aegis-c wal verify DIR` and "    \
     "`aegis-c wal salvage DIR --to NEW`"
@@ -146,6 +149,27 @@ has_zero_sector(const uint8_t *bytes, size_t n)
     return false;
 }
 
+/* A write cut short inside the last 8 bytes, which are padding: completed, the body has
+ * its CRC. (Cut before them, they are all zero.) */
+static bool
+lacks_padding(const struct ag_wal_batch_header *header, const uint8_t *batch,
+              size_t extent)
+{
+    uint8_t padding[8];
+    const uint8_t *last = batch + extent - 8;
+    ag_put_u64le(padding, header->whitening != 0
+                              ? ~ag_wal_whitening_word(header->whitening)
+                              : UINT64_MAX);
+    size_t n = 0;
+    while (n < 8 && last[n] == padding[n]) {
+        n++;
+    }
+    uint32_t crc =
+        ag_crc32c(0, batch + AG_WAL_HEADER, extent - AG_WAL_HEADER - 8);
+    return n < 8 && ag_wal_is_zero(last + n, 8 - n) &&
+           ag_crc32c(crc, padding, 8) == header->body_crc;
+}
+
 static int
 refuse_tail(struct ag_error *err, const struct ag_wal_expect *expect,
             const struct ag_wal_position *end, const char *what, const char *expected,
@@ -192,7 +216,8 @@ judge_tail(const uint8_t *bytes, size_t n, const struct ag_wal_expect *expect,
             return refuse_tail(err, expect, end, "data behind a damaged batch",
                                "zeros behind it", "other bytes");
         }
-        if (has_zero_sector(tail, extent) || ag_wal_is_zero(tail + extent - 8, 8)) {
+        if (has_zero_sector(tail, extent) || ag_wal_is_zero(tail + extent - 8, 8) ||
+            lacks_padding(header, tail, extent)) {
             return AG_OK;
         }
         return refuse_tail(err, expect, end,
