@@ -2,7 +2,7 @@
  * (c2sp.org/tlog-tiles).
  *
  * A file gets its name only at full length: it is written as ".tmp" in the log's folder
- * and renamed. Files carry no fsync of their own; they are derived from the journal and
+ * and renamed. Files carry no fsync of their own; they are derived from the log and
  * checked against it when a log is opened. One writer; any thread may read. */
 #ifndef AG_LOG_STORE_H
 #define AG_LOG_STORE_H

@@ -39,7 +39,7 @@ ag_ring_boot_id(uint8_t to[AG_RING_BOOT])
             } else {
                 continue;
             }
-            to[digits / 2] = (uint8_t)(to[digits / 2] << 4 | value);
+            to[digits / 2] = (uint8_t)((unsigned)to[digits / 2] << 4 | value);
             digits++;
         }
     }
