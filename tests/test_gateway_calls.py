@@ -161,19 +161,23 @@ def test_each_event_is_passed_on_as_it_arrives(tmp_path: Path) -> None:
             await exchange.chunk(upstream.DONE)
             await exchange.chunk(b"")
 
-        async with upstream.running(script) as up, gateway(tmp_path, up.url) as rig:
-            async with rig.client() as client, asyncio.timeout(10):
-                await client.write(request({**ASK, "stream": True}))
-                status, _ = await client.head()
-                assert status == 200
-                assert len(await rig.entries()) == 2
-                for i in range(5):
-                    assert await client.chunk() == upstream.delta(str(i))
-                    assert len(await rig.entries("intent")) == 1
-                    assert not await rig.entries("settle")
-                    seen.release()
-                assert await client.chunk() == upstream.DONE
-                assert await client.chunk() == b""
+        async with (
+            upstream.running(script) as up,
+            gateway(tmp_path, up.url) as rig,
+            rig.client() as client,
+            asyncio.timeout(10),
+        ):
+            await client.write(request({**ASK, "stream": True}))
+            status, _ = await client.head()
+            assert status == 200
+            assert len(await rig.entries()) == 2
+            for i in range(5):
+                assert await client.chunk() == upstream.delta(str(i))
+                assert len(await rig.entries("intent")) == 1
+                assert not await rig.entries("settle")
+                seen.release()
+            assert await client.chunk() == upstream.DONE
+            assert await client.chunk() == b""
 
     asyncio.run(main())
 
