@@ -7,6 +7,7 @@ import gc
 import hashlib
 import json
 import resource
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,12 @@ from hypothesis import strategies as st
 import upstream
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.errors import Refusal
-from aegis_c.gateway.evidence import CAP, cap
+from aegis_c.gateway.evidence import CAP, cap, uuid7
 from aegis_c.gateway.hot.auth import source_of
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.settings import ENTRY_MAX
 from aegis_c.ledger import AsyncLedger
-from gateway_rig import ASK, CHAT, KEY, Rig, gateway, key, request, settings
+from gateway_rig import ASK, CHAT, KEY, Rig, gateway, key, request, run, settings
 from upstream import Exchange
 
 STREAM = {**ASK, "stream": True}
@@ -104,7 +105,14 @@ def test_no_input_makes_an_entry_larger_than_a_call_may_take(tmp_path: Path) -> 
             assert call["model"]["asked"] == worst[: len(call["model"]["asked"])]
             assert call["usage"] == {k: usage[k] for k in ("prompt_tokens", "completion_tokens")}
 
-    asyncio.run(main())
+    run(main())
+
+
+def test_request_ids_are_version_7_and_new() -> None:
+    ids = [uuid.UUID(uuid7()) for _ in range(2000)]
+    assert len(set(ids)) == 2000
+    assert {i.version for i in ids} == {7}
+    assert {i.variant for i in ids} == {uuid.RFC_4122}
 
 
 # -- floods of refusals ------------------------------------------------------------------------
@@ -134,7 +142,7 @@ def test_a_flood_of_refusals_is_counted_and_the_next_entry_says_so(tmp_path: Pat
                 assert (last["kind"], last["event"]) == ("admin", "suppressed")
                 assert 6 <= last["suppressed"] <= 7
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_sources_are_counted_one_by_one_and_together(tmp_path: Path) -> None:
@@ -174,7 +182,7 @@ def test_sources_are_counted_one_by_one_and_together(tmp_path: Path) -> None:
                 assert 19 <= len(await rig.entries("rejection")) <= 23  # all sources together
                 assert runtime.evidence.suppressed_total >= 127
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_source_addresses() -> None:
@@ -244,7 +252,7 @@ def test_admission_keeps_room_for_every_entry_of_every_call() -> None:
         assert await enters(admission, 1) == "in"
         assert admission.in_flight == 2
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_calls_wait_in_order_until_there_is_room() -> None:
@@ -279,7 +287,7 @@ def test_calls_wait_in_order_until_there_is_room() -> None:
         admission.leave(1)
         assert (admission.in_flight, admission.waiting, admission.reserved()) == (0, 0, 0)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_waiting_ends_at_the_deadline_at_a_cancel_and_at_the_close() -> None:
@@ -300,7 +308,7 @@ def test_waiting_ends_at_the_deadline_at_a_cancel_and_at_the_close() -> None:
         assert await enters(patient) == "shutting_down"
         assert (patient.in_flight, patient.reserved()) == (0, 0)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_poisoned_ledger_admits_nothing_or_all() -> None:
@@ -311,7 +319,7 @@ def test_a_poisoned_ledger_admits_nothing_or_all() -> None:
             room.room = 0
             assert await enters(room.admission) == outcome
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_full_gateway_refuses_and_sends_nothing_upstream(tmp_path: Path) -> None:
@@ -338,7 +346,7 @@ def test_a_full_gateway_refuses_and_sends_nothing_upstream(tmp_path: Path) -> No
             assert (await first).status == (await second).status == 200
             assert rig.runtime.admission.reserved() == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 # -- a ledger that breaks ----------------------------------------------------------------------
@@ -390,7 +398,7 @@ def test_when_the_ledger_cannot_record(
             assert "could not record" in caplog.text
             assert rig.runtime.admission.reserved() == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 # -- earlier runs ------------------------------------------------------------------------------
@@ -427,7 +435,7 @@ def test_streams_of_an_earlier_run_are_settled_as_abandoned_once(tmp_path: Path)
                     assert (settle["session"], settle["client_id"]) == ("s-9", "c-9")
                     assert "response" not in settle
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_an_entry_is_there_before_the_reply(tmp_path: Path) -> None:
@@ -443,7 +451,7 @@ def test_an_entry_is_there_before_the_reply(tmp_path: Path) -> None:
                     assert len(rig.runtime.ledger.native) > size
             await rig.settled()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_the_ledger_is_published_when_the_gateway_ends(tmp_path: Path) -> None:
@@ -459,4 +467,4 @@ def test_the_ledger_is_published_when_the_gateway_ends(tmp_path: Path) -> None:
         ) as ledger:
             assert len(ledger.native) == 4
 
-    asyncio.run(main())
+    run(main())
