@@ -100,7 +100,7 @@ def test_the_place_is_named() -> None:
 
 
 def test_names_of_a_tools_own_schema_are_the_callers() -> None:
-    parameters = {"properties": {"Model": {}, "STREAM": {}, "Role": {}}}
+    parameters: dict[str, Any] = {"properties": {"Model": {}, "STREAM": {}, "Role": {}}}
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     document = {"model": "m", "tools": [tool], "metadata": {"Model": "x"}}
     assert strict_json(json.dumps(document).encode()) == document
