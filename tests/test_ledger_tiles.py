@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,7 +21,7 @@ from aegis_c.ledger.tiles import TileReader
 from logs import entry, request_id
 from reference import commitment, note, proof_text, receipt, tiles, tree
 
-EAGER = {"publish_gap_us": 0, "max_delay_us": 0}
+EAGER: dict[str, Any] = {"publish_gap_us": 0, "max_delay_us": 0}
 
 
 class Log:

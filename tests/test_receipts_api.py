@@ -245,9 +245,9 @@ def test_the_whole_log_can_be_read_by_those_who_may(tmp_path: Path, public: bool
                     reply = await get(rig, path, secret)
                     assert (reply.status, reply.body) == (200, content)
                 open_to_all = public and not name.startswith("tile/entries")
-                for secret, status in ((None, 401), ("sk-wrong", 401), (KEY, 403)):
-                    reply = await get(rig, path, secret)
-                    assert reply.status == (200 if open_to_all else status), (name, secret)
+                for wrong, status in ((None, 401), ("sk-wrong", 401), (KEY, 403)):
+                    reply = await get(rig, path, wrong)
+                    assert reply.status == (200 if open_to_all else status), (name, wrong)
                 caching = reply.headers.get("cache-control")
                 if open_to_all:
                     immutable = "public, max-age=31536000, immutable"
