@@ -236,6 +236,30 @@ def test_request_body_from_a_generator(library: Any, url: str, server: Any) -> N
     assert server.got[-1] == calls.last.request == b"three four"
 
 
+def test_request_longer_than_the_bound(library: Any, url: str) -> None:
+    with library.Client(trust_env=False) as client:
+        calls = aegis_c.capture(client, max_bytes=len(TEXT) + 5)
+        client.post(url, content=iter([TEXT, b"and more"]))
+    assert calls.last is not None
+    assert calls.last.request == TEXT + b"and m"
+    assert not calls.last.complete
+
+
+def test_capture_that_begins_while_a_body_is_sent(library: Any, url: str, server: Any) -> None:
+    with library.Client(trust_env=False) as client:
+
+        def pieces() -> Iterator[bytes]:
+            yield b"one "
+            captures.append(aegis_c.capture(client))
+            yield b"two"
+
+        captures: list[Any] = []
+        assert client.post(url, content=pieces()).content == TEXT
+    assert server.got[-1] == b"one two"
+    (call,) = captures[0].calls
+    assert (call.request, call.response, call.complete) == (b"", TEXT, False)
+
+
 def test_multipart_upload(library: Any, url: str, server: Any) -> None:
     _, calls = fetch(library, False, url, files={"f": ("name", b"content")})
     assert calls.last.request == server.got[-1]

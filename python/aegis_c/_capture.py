@@ -24,8 +24,9 @@ class Captured:
     """One exchange: what left this process and what came back, octet for octet.
 
     `request` and `response` are the bodies after transfer-decoding and before content-decoding.
-    `complete` is False when the response's end was not seen (left early, broken off, or longer
-    than the capture's bound); an event stream is complete with its ``[DONE]`` event.
+    `complete` is False when the response's end was not seen (left early or broken off; an event
+    stream is complete with its ``[DONE]`` event), or when a body is longer than the capture's
+    bound or was on its way before the capture began.
     """
 
     request_id: str | None  # the response's x-request-id
@@ -129,15 +130,16 @@ class Capture:
 
     def _keep(self, response: Any, body: _Body) -> None:
         request = response.request
-        sent = request.stream
+        sent, whole = _sent(request)
+        ended = body.complete or (_is_events(response) and _is_done(body))
         call = Captured(
             request_id=response.headers.get("x-request-id"),
             method=request.method,
             url=str(request.url),
             status=response.status_code,
-            request=bytes(sent.body.octets) if isinstance(sent, _Recording) else request.content,
+            request=sent,
             response=bytes(body.octets),
-            complete=body.complete or (_is_events(response) and _is_done(body)),
+            complete=ended and whole,
         )
         size = len(call.request) + len(call.response)
         with self._lock:
@@ -224,6 +226,15 @@ def _recording(stream: Any, body: _Body) -> Any:
 @cache
 def _recording_type(bases: tuple[type, ...]) -> Any:
     return type("RecordingStream", (_Recording, *bases), {})
+
+
+def _sent(request: Any) -> tuple[bytes, bool]:
+    """The request's octets, and whether they are all of them."""
+    if isinstance(request.stream, _Recording):
+        body = request.stream.body
+        return bytes(body.octets), not body.truncated
+    content = getattr(request, "_content", None)
+    return (b"", False) if content is None else (content, True)
 
 
 def _is_events(response: Any) -> bool:
