@@ -109,7 +109,6 @@ class Background:
         while True:
             if not queue:
                 if self._closing and not running:
-                    self._wake.set()  # the others sleep until the last job has ended
                     return
                 self._wake.clear()
                 await self._wake.wait()
@@ -134,7 +133,7 @@ class Background:
                 finally:
                     del running[worker]
                     if self._closing and not running:
-                        self._wake.set()
+                        self._wake.set()  # the others wait for this to end
             await asyncio.sleep(0)
 
     def _end_slice(self) -> None:
