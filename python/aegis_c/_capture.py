@@ -106,7 +106,7 @@ class Capture:
     def _request(self, request: Any) -> None:
         """Request hook: a body that is produced while it is sent is noted on its way."""
         if not hasattr(request, "_content"):
-            request.stream = _recording(request.stream, _Body(self._max_bytes, restart=True))
+            request.stream = _recording(request.stream, _Body(self._max_bytes))
 
     async def _request_async(self, request: Any) -> None:
         self._request(request)
@@ -125,7 +125,7 @@ class Capture:
                 pass
 
     def _record(self, response: Any) -> None:
-        body = _Body(self._max_bytes, on_end=lambda ended: self._keep(response, ended))
+        body = _Body(self._max_bytes, lambda ended: self._keep(response, ended))
         response.stream = _recording(response.stream, body)
 
     def _keep(self, response: Any, body: _Body) -> None:
@@ -155,17 +155,10 @@ class Capture:
 class _Body:
     """The octets of one body so far, at most `limit`; `on_end` is called once."""
 
-    def __init__(
-        self,
-        limit: int,
-        *,
-        restart: bool = False,
-        on_end: Callable[[_Body], None] | None = None,
-    ) -> None:
+    def __init__(self, limit: int, on_end: Callable[[_Body], None] | None = None) -> None:
         self.octets = bytearray()
         self.complete = False
         self.truncated = False
-        self.restart = restart  # a request's body that is sent again begins anew
         self._limit = limit
         self._on_end = on_end
 
@@ -189,16 +182,12 @@ class _Recording:
         self.body = body
 
     def __iter__(self) -> Iterator[bytes]:
-        if self.body.restart:
-            self.body.octets.clear()
         for chunk in self._inner:
             self.body.add(chunk)
             yield chunk
         self.body.end(True)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self.body.restart:
-            self.body.octets.clear()
         async for chunk in self._inner:
             self.body.add(chunk)
             yield chunk
