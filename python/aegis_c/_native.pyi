@@ -1,9 +1,11 @@
 """Types of the native core; docstrings are in the module itself."""
 
-from collections.abc import Buffer, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, final, overload
+
+from typing_extensions import Buffer  # collections.abc has it from 3.12 on
 
 _Role = Literal["request", "response"]
 _State = Literal["durable", "integrated", "published"]
