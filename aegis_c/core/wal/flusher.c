@@ -158,12 +158,15 @@ rotate(struct ag_wal *wal, struct ag_error *err)
     wal->spare_fd = -1;
     (void)pthread_mutex_unlock(&wal->lock);
     int status = ag_log_rotate(&wal->log, fd, err);
+    if (status != AG_OK) {
+        return status; /* and no spare behind a segment that never became active */
+    }
     (void)pthread_mutex_lock(&wal->lock);
     wal->stats.rotations++;
     wal->spare_wanted = true;
     (void)pthread_cond_broadcast(&wal->changed);
     (void)pthread_mutex_unlock(&wal->lock);
-    return status;
+    return AG_OK;
 }
 
 /* Writes and syncs one batch of what lies in [taken, tail). */
