@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -208,20 +208,28 @@ def _durable_row(
     benchmark.group = f"durable through asyncio, {outstanding} outstanding"
     benchmark.extra_info |= {"row": row, "baseline": row.startswith("Python"), "calls": count}
 
-    def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
-        runner = asyncio.Runner(loop_factory=loops.LOOPS[loop])
-        return (runner, *open_(runner)), {}
+    opened: list[tuple[asyncio.Runner, Any]] = []
 
-    def work(runner: asyncio.Runner, _: object, one: Callable[[int], Awaitable[None]]) -> None:
+    def close() -> None:
+        while opened:
+            runner, what = opened.pop()
+            closing = what.close()
+            if closing is not None:
+                runner.run(closing)
+            runner.close()
+
+    def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
+        close()
+        runner = asyncio.Runner(loop_factory=loops.LOOPS[loop])
+        what, one = open_(runner)
+        opened.append((runner, what))
+        return (runner, one), {}
+
+    def work(runner: asyncio.Runner, one: Callable[[int], Awaitable[None]]) -> None:
         runner.run(_outstanding(count, outstanding, one))
 
-    def teardown(runner: asyncio.Runner, opened: Any, _: object) -> None:
-        closing = opened.close()
-        if closing is not None:
-            runner.run(closing)
-        runner.close()
-
-    benchmark.pedantic(work, setup=setup, teardown=teardown, rounds=3)
+    benchmark.pedantic(work, setup=setup, rounds=3)
+    close()
     benchmark.extra_info["wait_p50_us"] = round(quantile(waits.seconds, 0.5) * 1e6, 1)
     benchmark.extra_info["wait_p99_us"] = round(quantile(waits.seconds, 0.99) * 1e6, 1)
 
