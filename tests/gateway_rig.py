@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.runtime import Runtime
 from aegis_c.gateway.serve import server_config
-from aegis_c.gateway.settings import Settings
+from aegis_c.gateway.settings import Settings, Upstream
 
 KEY = "sk-caller"
 AUDITOR = "sk-auditor"
@@ -44,7 +44,7 @@ def settings(data: Path, url: str | None, **tables: Any) -> Settings:
     upstream = {"url": url, "connect_timeout": 2.0, **tables.pop("upstream", {})}
     tables.setdefault("keys", KEYS)
     tables.setdefault("shutdown_deadline", 5.0)
-    return Settings(data=data, upstream=upstream, **tables)
+    return Settings(data=data, upstream=Upstream(**upstream), **tables)
 
 
 class Reply:
@@ -178,11 +178,29 @@ class Rig:
         found = [json.loads(ledger.native.entry(i)) for i in range(size)]
         return [e for e in found if kind is None or e["kind"] == kind]
 
+    async def wait_for(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
+        """The entries of a kind, once there are that many."""
+
+        async def enough() -> bool:
+            return len(await self.entries(kind)) >= count
+
+        await until(enough)
+        return await self.entries(kind)
+
     async def settled(self) -> None:
         """Wait until no call is in flight and no upstream connection is busy."""
-        async with asyncio.timeout(10):
-            while self.runtime.admission.in_flight or self.runtime.pool.stats()["busy"]:
-                await asyncio.sleep(0.01)
+
+        async def quiet() -> bool:
+            return not self.runtime.admission.in_flight and not self.runtime.pool.stats()["busy"]
+
+        await until(quiet)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Wait until a condition holds that nothing signals. Fails after ``seconds``."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -194,9 +212,12 @@ async def serving(app: ASGIApp, runtime: Runtime) -> AsyncIterator[Rig]:
     server = uvicorn.Server(server_config(app, runtime.settings.shutdown_deadline))
     task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     try:
-        while not server.started:
+
+        async def started() -> bool:
             assert not task.done(), "the server did not start"
-            await asyncio.sleep(0.01)
+            return server.started
+
+        await until(started)
         yield Rig(listener.getsockname()[1], runtime, server)
     finally:
         server.should_exit = True

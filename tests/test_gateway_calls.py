@@ -10,23 +10,49 @@ import json
 import re
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
+
 import upstream
 from gateway_rig import ASK, CHAT, KEY, KEYS, Rig, gateway, request
 from upstream import Exchange
 
+Role = Literal["request", "response"]
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-ORDER = (
-    "v kind id client_id client_id_sha256 of event session session_sha256 time tenant key "
-    "endpoint endpoint_sha256 model provider status usage policy timing events reason stage "
-    "suppressed analysis request response"
-).split()
+ORDER = [
+    "v",
+    "kind",
+    "id",
+    "client_id",
+    "client_id_sha256",
+    "of",
+    "event",
+    "session",
+    "session_sha256",
+    "time",
+    "tenant",
+    "key",
+    "endpoint",
+    "endpoint_sha256",
+    "model",
+    "provider",
+    "status",
+    "usage",
+    "policy",
+    "timing",
+    "events",
+    "reason",
+    "stage",
+    "suppressed",
+    "analysis",
+    "request",
+    "response",
+]
 
 
-def commitment(rig: Rig, request_id: str, role: str, octets: bytes) -> dict[str, Any]:
+def commitment(rig: Rig, request_id: str, role: Role, octets: bytes) -> dict[str, Any]:
     """The commitment member that an entry must have, computed here from the definition."""
     salt = rig.runtime.ledger.native.salt(request_id, role)
     digest = hmac.digest(salt, octets, hashlib.sha256)
@@ -140,6 +166,7 @@ def test_each_event_is_passed_on_as_it_arrives(tmp_path: Path) -> None:
                 await client.write(request({**ASK, "stream": True}))
                 status, _ = await client.head()
                 assert status == 200
+                assert len(await rig.entries()) == 2
                 for i in range(5):
                     assert await client.chunk() == upstream.delta(str(i))
                     assert len(await rig.entries("intent")) == 1
@@ -159,16 +186,18 @@ def test_events_keep_their_bytes_however_they_are_cut(tmp_path: Path) -> None:
     ).encode()
 
     async def main() -> None:
-        step = 1
+        sizes = [1, 2, 3, 7, 1000]
+        left = list(sizes)
 
         async def script(exchange: Exchange) -> None:
+            step = left.pop(0)
             await exchange.begin_stream()
             for i in range(0, len(text), step):
                 await exchange.chunk(text[i : i + step])
             await exchange.chunk(b"")
 
         async with upstream.running(script) as up, gateway(tmp_path, up.url) as rig:
-            for step in (1, 2, 3, 7, 1000):
+            for _ in sizes:
                 reply = await rig.ask({**ASK, "stream": True})
                 assert reply.body == text
                 await rig.settled()
@@ -361,7 +390,10 @@ def test_concurrent_calls_keep_their_answers_apart(tmp_path: Path) -> None:
             assert json.loads(reply.body)["choices"][0]["message"]["content"] == f"q{i}"
 
         limits = {"max_connections": 7}
-        async with upstream.running(script) as up, gateway(tmp_path, up.url, upstream=limits) as rig:
+        async with (
+            upstream.running(script) as up,
+            gateway(tmp_path, up.url, upstream=limits) as rig,
+        ):
             await asyncio.gather(*(one(rig, i) for i in range(60)))
             assert up.accepted <= 7
             assert len(await rig.entries("call")) == 60
@@ -405,9 +437,7 @@ def test_analysis_follows_when_the_reply_has_top_logprobs(tmp_path: Path) -> Non
         async with upstream.running(script) as up, gateway(tmp_path, up.url) as rig:
             for stream in (False, True):
                 assert (await rig.ask({**ASK, "stream": stream})).status == 200
-            async with asyncio.timeout(10):
-                while len(await rig.entries("analysis")) < 2:
-                    await asyncio.sleep(0.01)
+            await rig.wait_for("analysis", 2)
             _, call, *rest = await rig.entries()
             by_kind = {e["kind"]: i + 2 for i, e in enumerate(rest) if e["kind"] != "analysis"}
             analyses = [e for e in rest if e["kind"] == "analysis"]
@@ -430,10 +460,7 @@ def test_analyses_without_a_finding_are_recorded_only_when_asked_for(tmp_path: P
             every = {"analysis": "all"}
             async with gateway(tmp_path / "b", up.url, evidence=every) as rig:
                 await rig.ask()
-                async with asyncio.timeout(10):
-                    while not await rig.entries("analysis"):
-                        await asyncio.sleep(0.01)
-                assert (await rig.entries("analysis"))[0]["analysis"]["available"] is False
+                assert (await rig.wait_for("analysis"))[0]["analysis"]["available"] is False
 
     asyncio.run(main())
 

@@ -1,4 +1,4 @@
-"""Upstreams that misbehave and callers that leave: a clean end, the right entry, nothing leaked."""
+"""Upstreams that misbehave, callers that leave: a clean end, the right entry, nothing leaked."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import openai
 import pytest
+
 import upstream
 from gateway_rig import ASK, KEY, Client, Rig, gateway, request
 from upstream import Exchange, Script, delta
@@ -26,24 +27,34 @@ QUICK = {
 STREAM = {**ASK, "stream": True}
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+Left = tuple[int, int]
 
 
-async def check_nothing_left(rig: Rig, tasks: int, files: int) -> None:
-    """After the calls are over: no call, busy connection, task or descriptor remains of them."""
+def held(up: upstream.Upstream) -> Left:
+    """Tasks and descriptors of this process beside those of idle upstream connections."""
+    gc.collect()
+    files = len(os.listdir("/proc/self/fd"))
+    return len(asyncio.all_tasks()) - up.open, files - 2 * up.open
+
+
+async def before(rig: Rig, up: upstream.Upstream) -> Left:
+    """What a gateway that has served holds at rest."""
+    assert (await rig.ask()).status == 200
+    await check_nothing_left(rig, up, (1000, 1000))
+    return held(up)
+
+
+async def check_nothing_left(rig: Rig, up: upstream.Upstream, rest: Left) -> None:
+    """After the calls: no call, busy connection, waiter, task or descriptor remains of them."""
     await rig.settled()
     assert rig.runtime.admission.reserved() == 0
-    async with asyncio.timeout(5):
-        while len(asyncio.all_tasks()) > tasks or descriptors() > files:
-            gc.collect()
-            await asyncio.sleep(0.02)
-
-
-async def warm(rig: Rig) -> tuple[int, int]:
-    """The tasks and descriptors of a gateway that has served, without its idle connections."""
-    await rig.settled()
-    return len(asyncio.all_tasks()), descriptors()
+    for _ in range(250):
+        now = held(up)
+        idle = rig.runtime.pool.stats()
+        if now[0] <= rest[0] and now[1] <= rest[1] and idle == {**idle, "idle": up.open}:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{rest} tasks and descriptors before, {held(up)} now; {idle}, {up.open}")
 
 
 def raw(data: bytes, *, close: bool = True) -> Script:
@@ -104,7 +115,11 @@ BROKEN: dict[str, tuple[Script, int, str]] = {
         502,
         "upstream_error",
     ),
-    "bad chunk size": (raw(OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"), 502, "upstream_error"),
+    "bad chunk size": (
+        raw(OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
+        502,
+        "upstream_error",
+    ),
     "two lengths": (
         raw(OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} "),
         502,
@@ -175,16 +190,12 @@ def test_every_broken_answer_is_a_clear_error_and_leaks_nothing(tmp_path: Path) 
 
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url, upstream=QUICK) as rig:
-            await rig.ask()
-            rig.runtime.pool.close()
-            rig.runtime.pool._closed = False
-            await asyncio.sleep(0.05)
-            tasks, files = await warm(rig)
-            for name in BROKEN:
+            rest = await before(rig, up)
+            for name in ("garbage", *BROKEN):  # from then on no kept connection is left
                 await one(rig, up, name, ASK)
             for name in ("closes at once", "half a body", "garbage", "hangs", "not JSON"):
                 await one(rig, up, name, STREAM)
-            await check_nothing_left(rig, tasks, files)
+            await check_nothing_left(rig, up, rest)
             up.script = upstream.answer
             assert (await rig.ask()).status == 200
 
@@ -201,7 +212,8 @@ def test_informational_replies_and_closed_bodies_are_legal(tmp_path: Path) -> No
         + body,
         OK + b"Connection: close\r\n\r\n" + body,
         b"HTTP/1.0 200 OK\r\n\r\n" + body,
-        OK + b"Transfer-Encoding: chunked\r\n\r\n1;x=y\r\n{\r\n%x\r\n%s\r\n0\r\nT: 1\r\n\r\n"
+        OK
+        + b"Transfer-Encoding: chunked\r\n\r\n1;x=y\r\n{\r\n%x\r\n%s\r\n0\r\nT: 1\r\n\r\n"
         % (len(body) - 1, body[1:]),
     ]
 
@@ -294,8 +306,7 @@ def test_a_pool_that_is_full_says_so(tmp_path: Path) -> None:
         async with upstream.running(hang) as up, gateway(tmp_path, up.url, upstream=tight) as rig:
             async with rig.client() as first:
                 await first.write(request())
-                while not up.exchanges:
-                    await asyncio.sleep(0.01)
+                await up.asked(1)
                 reply = await rig.ask()
                 assert (reply.status, reply.error["code"]) == (503, "overloaded")
                 assert reply.headers["retry-after"] == "1"
@@ -359,8 +370,7 @@ def test_an_upstream_that_dies_inside_its_stream(
 
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url, upstream=QUICK) as rig:
-            await rig.ask()
-            tasks, files = await warm(rig)
+            rest = await before(rig, up)
             up.script = script
             reply = await rig.ask(STREAM)
             events = reply.body.split(b"\n\n")
@@ -372,7 +382,7 @@ def test_an_upstream_that_dies_inside_its_stream(
             settle = (await rig.entries("settle"))[0]
             assert settle["status"] == status
             assert settle["response"]["bytes"] == len(reply.body)
-            await check_nothing_left(rig, tasks, files)
+            await check_nothing_left(rig, up, rest)
 
             async with openai.AsyncOpenAI(
                 api_key=KEY, base_url=rig.base_url, max_retries=0
@@ -435,8 +445,7 @@ def test_a_caller_that_leaves_inside_a_stream(tmp_path: Path, how: str) -> None:
 
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
-            await rig.ask()
-            tasks, files = await warm(rig)
+            rest = await before(rig, up)
             up.script = script
             async with rig.client() as client, asyncio.timeout(10):
                 await client.write(request(STREAM))
@@ -444,7 +453,7 @@ def test_a_caller_that_leaves_inside_a_stream(tmp_path: Path, how: str) -> None:
                 assert await client.chunk() == delta("one")
                 await leave(client)
                 await left.wait()
-            await check_nothing_left(rig, tasks, files)
+            await check_nothing_left(rig, up, rest)
             settle = (await rig.entries("settle"))[0]
             assert (settle["status"], settle["events"]) == ("client_gone", 1)
             assert settle["response"]["bytes"] == len(delta("one"))
@@ -462,19 +471,17 @@ def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
-            await rig.ask()
-            tasks, files = await warm(rig)
+            rest = await before(rig, up)
             up.script = script
             for body in (ASK, STREAM):
                 left.clear()
+                sent = len(up.exchanges)
                 async with rig.client() as client, asyncio.timeout(10):
                     await client.write(request(body))
-                    sent = len(up.exchanges)
-                    while len(up.exchanges) == sent:
-                        await asyncio.sleep(0.01)
+                    await up.asked(sent + 1)
                     client.writer.close()
                     await left.wait()
-                await check_nothing_left(rig, tasks, files)
+                await check_nothing_left(rig, up, rest)
                 entry = (await rig.entries())[-1]
                 assert (entry["kind"], entry["status"]) == ("rejection", 499)
                 assert (entry["reason"], entry["stage"]) == ("client_gone", "upstream")
@@ -500,13 +507,14 @@ def test_a_caller_that_stops_reading(tmp_path: Path) -> None:
 
     async def main() -> None:
         patient = {**QUICK, "total_timeout": 60.0}
-        async with upstream.running(script) as up, gateway(tmp_path, up.url, upstream=patient) as rig:
+        async with (
+            upstream.running(script) as up,
+            gateway(tmp_path, up.url, upstream=patient) as rig,
+        ):
             async with rig.client() as client, asyncio.timeout(20):
                 await client.write(request(STREAM))
                 await client.head()
-                while not await rig.entries("settle"):
-                    await asyncio.sleep(0.05)
-                settle = (await rig.entries("settle"))[0]
+                settle = (await rig.wait_for("settle"))[0]
                 assert settle["status"] == "timeout"
                 assert settle["response"]["bytes"] < sent < 40 << 20
                 client.writer.transport.abort()
@@ -571,11 +579,10 @@ def test_many_callers_leave_at_every_point(tmp_path: Path) -> None:
             upstream.running() as up,
             gateway(tmp_path, up.url, evidence=generous) as rig,
         ):
-            await rig.ask()
+            rest = await before(rig, up)
             up.script = script
-            tasks, files = await warm(rig)
             await asyncio.gather(*(one(rig, i) for i in range(100)))
-            await check_nothing_left(rig, tasks, files + 100)  # idle upstream connections stay
+            await check_nothing_left(rig, up, rest)
             entries = await rig.entries()
             begun = {e["id"] for e in entries if e["kind"] == "intent"}
             assert begun == {e["id"] for e in entries if e["kind"] == "settle"}

@@ -142,6 +142,12 @@ class Upstream:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
+    async def asked(self, count: int) -> None:
+        """Wait until that many requests have arrived."""
+        async with asyncio.timeout(10):
+            while len(self.exchanges) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         self.open += 1
