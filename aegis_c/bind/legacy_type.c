@@ -1,4 +1,4 @@
-/* LegacyMmrAccumulator and the hash functions of aegis_c.compat: the surface of the
+/* _LegacyMmrAccumulator and the hash functions of aegis_c.compat: the surface of the
  * module that it replaces, with that module's names and types of errors. */
 #include "args.h"
 #include "detach.h"
@@ -176,7 +176,7 @@ static PyGetSetDef legacy_properties[] = {
 };
 
 PyDoc_STRVAR(legacy_doc,
-             "LegacyMmrAccumulator(hash_scheme=None)\n--\n\n"
+             "_LegacyMmrAccumulator(hash_scheme=None)\n--\n\n"
              "The accumulator of aegis_c.compat. hash_scheme is \"v1-asciihex\" (also "
              "when None) or \"v2-binary-domain-separated\", else ValueError. Its roots "
              "are not those of RFC 6962: new logs use MmrAccumulator.");
@@ -192,7 +192,7 @@ static PyType_Slot legacy_slots[] = {
 };
 
 PyType_Spec agpy_legacy_spec = {
-    .name = "aegis_c.LegacyMmrAccumulator",
+    .name = "aegis_c._LegacyMmrAccumulator",
     .basicsize = sizeof(LegacyObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = legacy_slots,
@@ -200,7 +200,7 @@ PyType_Spec agpy_legacy_spec = {
 
 /* --- functions --- */
 
-PyDoc_STRVAR(sha256_hex_doc, "sha256_hex($module, data, /)\n--\n\n"
+PyDoc_STRVAR(sha256_hex_doc, "_sha256_hex($module, data, /)\n--\n\n"
                              "SHA-256 of bytes as 64 hex digits.");
 
 static PyObject *
@@ -219,7 +219,7 @@ sha256_hex(PyObject *Py_UNUSED(module), PyObject *value)
 }
 
 PyDoc_STRVAR(hmac_sha256_doc,
-             "hmac_sha256($module, key, message, /)\n--\n\n"
+             "_hmac_sha256($module, key, message, /)\n--\n\n"
              "HMAC-SHA-256 of bytes under a key of bytes, 32 bytes (RFC "
              "2104).");
 
@@ -227,8 +227,8 @@ static PyObject *
 hmac_sha256(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2) {
-        return PyErr_Format(PyExc_TypeError,
-                            "hmac_sha256() takes 2 arguments, %zd given", nargs);
+        return PyErr_Format(PyExc_TypeError, "hmac_sign() takes 2 arguments, %zd given",
+                            nargs);
     }
     size_t key_size, size;
     const uint8_t *key = bytes_argument(args[0], "key", &key_size);
@@ -246,7 +246,7 @@ hmac_sha256(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs
 }
 
 PyMethodDef agpy_legacy_methods[] = {
-    {"sha256_hex", sha256_hex, METH_O, sha256_hex_doc},
-    {"hmac_sha256", AGPY_METHOD(hmac_sha256), METH_FASTCALL, hmac_sha256_doc},
+    {"_sha256_hex", sha256_hex, METH_O, sha256_hex_doc},
+    {"_hmac_sha256", AGPY_METHOD(hmac_sha256), METH_FASTCALL, hmac_sha256_doc},
     {NULL, NULL, 0, NULL},
 };
