@@ -21,8 +21,8 @@ from collections import deque
 from types import TracebackType
 from typing import Self, SupportsIndex
 
-from aegis_c._native import _LegacyMmrAccumulator as MmrAccumulator
 from aegis_c._native import _hmac_sha256 as hmac_sign
+from aegis_c._native import _LegacyMmrAccumulator as MmrAccumulator
 from aegis_c._native import _sha256_hex as hash_sha256
 
 __all__ = [

@@ -10,11 +10,14 @@ static atomic_long live, calls;
 static atomic_long fail_in; /* allocations until the one that fails; 0: none */
 static atomic_bool fail_all;
 
+/* No test needs more, and a sanitizer ends the program at what malloc would refuse. */
+#define SIZE_LIMIT ((size_t)1 << 36)
+
 static bool
-must_fail(void)
+must_fail(size_t size)
 {
     atomic_fetch_add(&calls, 1);
-    if (atomic_load(&fail_all)) {
+    if (size > SIZE_LIMIT || atomic_load(&fail_all)) {
         return true;
     }
     long left = atomic_load(&fail_in);
@@ -35,13 +38,14 @@ counted(void *block)
 void *
 ag_alloc(size_t size)
 {
-    return must_fail() ? NULL : counted(malloc(size != 0 ? size : 1));
+    return must_fail(size) ? NULL : counted(malloc(size != 0 ? size : 1));
 }
 
 void *
 ag_calloc(size_t count, size_t size)
 {
-    if (must_fail()) {
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes) || must_fail(bytes)) {
         return NULL;
     }
     return counted(count != 0 && size != 0 ? calloc(count, size) : calloc(1, 1));
@@ -50,7 +54,7 @@ ag_calloc(size_t count, size_t size)
 void *
 ag_realloc(void *block, size_t size)
 {
-    if (must_fail()) {
+    if (must_fail(size)) {
         return NULL;
     }
     void *moved = realloc(block, size != 0 ? size : 1);
