@@ -214,7 +214,7 @@ sha256_hex(PyObject *Py_UNUSED(module), PyObject *value)
     uint8_t digest[AG_HASH_SIZE];
     char hex[64];
     AGPY_DETACHED(n, ag_sha256(data, n, digest));
-    ag_hex32(digest, hex);
+    ag_hash_hex(digest, hex);
     return hex_text(hex);
 }
 

@@ -87,26 +87,15 @@ raise_verify(struct agpy_state *state, const struct ag_error *err)
     return agpy_raise(state, AGPY_TREE, AG_EVERIFY, err);
 }
 
-static void
-hex(const uint8_t hash[AG_HASH_SIZE], char out[2 * AG_HASH_SIZE + 1])
-{
-    static const char digits[] = "0123456789abcdef";
-    for (int i = 0; i < AG_HASH_SIZE; i++) {
-        out[2 * i] = digits[hash[i] >> 4];
-        out[2 * i + 1] = digits[hash[i] & 15];
-    }
-    out[2 * AG_HASH_SIZE] = '\0';
-}
-
 static PyObject *
 raise_other_root(struct agpy_state *state, const char *what,
                  const uint8_t expected[AG_HASH_SIZE],
                  const uint8_t found[AG_HASH_SIZE])
 {
     struct ag_error err;
-    char expected_hex[2 * AG_HASH_SIZE + 1], found_hex[2 * AG_HASH_SIZE + 1];
-    hex(expected, expected_hex);
-    hex(found, found_hex);
+    char expected_hex[65] = {0}, found_hex[65] = {0};
+    ag_hash_hex(expected, expected_hex);
+    ag_hash_hex(found, found_hex);
     (void)ag_fail(&err, AG_EVERIFY, "%s", what);
     ag_error_pair(&err, expected_hex, found_hex);
     return raise_verify(state, &err);

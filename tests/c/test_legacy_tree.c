@@ -6,24 +6,6 @@
 #include "hash/sha256.h"
 #include "log/legacy_tree.h"
 
-static uint64_t seed;
-
-static void
-hex_digits(void)
-{
-    uint8_t octets[32];
-    char text[65] = {0}, expected[65];
-    for (int round = 0; round < 300; round++) {
-        for (int i = 0; i < 32; i++) {
-            octets[i] =
-                round < 8 ? (uint8_t)(32 * round + i) : (uint8_t)check_random(&seed);
-            (void)snprintf(expected + 2 * i, 3, "%02x", octets[i]);
-        }
-        ag_hex32(octets, text);
-        ASSERT_EQ_STR(text, expected);
-    }
-}
-
 static void
 published_roots(void)
 {
@@ -137,8 +119,6 @@ every_size(void)
 int
 main(void)
 {
-    seed = check_seed(1);
-    RUN(hex_digits);
     RUN(published_roots); /* with the portable kernel */
     ASSERT_EQ(ag_sha256_start(), AG_OK);
     RUN(published_roots);

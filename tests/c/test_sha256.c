@@ -167,6 +167,22 @@ leaves_of_any_length(void)
     }
 }
 
+static void
+hex_digits(void)
+{
+    uint8_t octets[32];
+    char text[65] = {0}, expected[65];
+    for (int round = 0; round < 300; round++) {
+        for (int i = 0; i < 32; i++) {
+            octets[i] =
+                round < 8 ? (uint8_t)(32 * round + i) : (uint8_t)check_random(&seed);
+            (void)snprintf(expected + 2 * i, 3, "%02x", octets[i]);
+        }
+        ag_hash_hex(octets, text);
+        ASSERT_EQ_STR(text, expected);
+    }
+}
+
 /* --- every kernel --- */
 
 static void
@@ -442,6 +458,7 @@ main(void)
     RUN(start_from_many_threads);
     RUN(published_vectors); /* and with the chosen one */
     RUN(hmac_vectors);
+    RUN(hex_digits);
     RUN(message_in_pieces);
     RUN(leaves_of_any_length);
     return 0;

@@ -40,6 +40,9 @@ void ag_sha256_update(struct ag_sha256 *ctx, const void *data, size_t n);
 void ag_sha256_final(struct ag_sha256 *ctx, uint8_t out[AG_HASH_SIZE]);
 void ag_sha256(const void *data, size_t n, uint8_t out[AG_HASH_SIZE]);
 
+/* A hash as 64 lower-case hex digits, without a NUL. */
+void ag_hash_hex(const uint8_t hash[AG_HASH_SIZE], char out[64]);
+
 struct ag_hmac {
     struct ag_sha256 inner, outer;
 };

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/bytes.h"
 #include "base/status.h"
 #include "hash/sha256.h"
 
@@ -21,21 +20,6 @@ struct ag_legacy_tree {
     struct ag_sha256 begin; /* what the first peak is added to */
     struct peak peaks[PEAKS_MAX];
 };
-
-void
-ag_hex32(const uint8_t octets[32], char out[64])
-{
-    for (int i = 0; i < 32; i += 4) {
-        /* one hex digit in each octet of x, the first in the lowest */
-        uint64_t x = ag_get_u32le(octets + i);
-        x = (x | x << 16) & 0x0000ffff0000ffff;
-        x = (x | x << 8) & 0x00ff00ff00ff00ff;
-        x = (x << 8 | x >> 4) & 0x0f0f0f0f0f0f0f0f;
-        uint64_t letters = (x + 0x0606060606060606) >> 4 & 0x0101010101010101;
-        x += 0x3030303030303030 + letters * ('a' - '0' - 10);
-        ag_put_u64le((uint8_t *)out + 2 * i, x);
-    }
-}
 
 int
 ag_legacy_tree_new(enum ag_legacy_scheme scheme, struct ag_legacy_tree **tree)
@@ -82,7 +66,7 @@ v1_node(const uint8_t left[64], const uint8_t right[64], uint8_t out[64])
     ag_sha256_update(&ctx, left, 64);
     ag_sha256_update(&ctx, right, 64);
     ag_sha256_final(&ctx, digest);
-    ag_hex32(digest, (char *)out);
+    ag_hash_hex(digest, (char *)out);
 }
 
 void
@@ -92,7 +76,7 @@ ag_legacy_tree_add(struct ag_legacy_tree *tree, const void *data, size_t n)
     if (tree->scheme == AG_LEGACY_V1) {
         uint8_t digest[AG_HASH_SIZE];
         ag_sha256(data, n, digest);
-        ag_hex32(digest, (char *)hash);
+        ag_hash_hex(digest, (char *)hash);
     } else {
         ag_leaf_hash(data, n, hash);
     }
@@ -124,5 +108,5 @@ ag_legacy_tree_root(const struct ag_legacy_tree *tree, char out[64])
     struct ag_sha256 ctx = tree->peaks[tree->peak_count - 1].through;
     uint8_t digest[AG_HASH_SIZE];
     ag_sha256_final(&ctx, digest);
-    ag_hex32(digest, out);
+    ag_hash_hex(digest, out);
 }

@@ -33,7 +33,4 @@ void ag_legacy_tree_add(struct ag_legacy_tree *tree, const void *data, size_t n)
 /* The root as 64 lower-case hex digits, without a NUL; 64 zeros for the empty tree. */
 void ag_legacy_tree_root(const struct ag_legacy_tree *tree, char out[64]);
 
-/* 32 octets as 64 lower-case hex digits, without a NUL. */
-void ag_hex32(const uint8_t octets[32], char out[64]);
-
 #endif

@@ -377,7 +377,7 @@ ag_mmr_dump(struct ag_mmr *mmr, uint8_t *out)
 static int
 check_dump(const uint8_t *dump, size_t n, struct ag_error *err)
 {
-    char expected[32], found[32];
+    char expected[65] = {0}, found[65] = {0};
     if (n < DUMP_HEADER + AG_HASH_SIZE) {
         return ag_fail(err, AG_ECORRUPT,
                        "dump has %zu bytes, the shortest possible one has %u", n,
@@ -417,17 +417,10 @@ check_dump(const uint8_t *dump, size_t n, struct ag_error *err)
     ag_sha256(dump, n - AG_HASH_SIZE, sum);
     if (memcmp(sum, stored, AG_HASH_SIZE) != 0) {
         int status = ag_fail(err, AG_ECORRUPT, "checksum of the dump does not match");
-        for (int i = 0; i < 8; i++) {
-            static const char digits[] = "0123456789abcdef";
-            expected[2 * i] = digits[stored[i] >> 4];
-            expected[2 * i + 1] = digits[stored[i] & 15];
-            found[2 * i] = digits[sum[i] >> 4];
-            found[2 * i + 1] = digits[sum[i] & 15];
-        }
-        memcpy(expected + 16, "...", 4);
-        memcpy(found + 16, "...", 4);
+        ag_hash_hex(stored, expected);
+        ag_hash_hex(sum, found);
         ag_error_pair(err, expected, found);
-        ag_error_advice(err, "load an undamaged copy");
+        ag_error_advice(err, "Load an undamaged copy");
         return status;
     }
     return AG_OK;
