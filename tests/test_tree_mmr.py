@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -309,27 +310,28 @@ def test_a_number_too_long_to_show_is_still_an_index_error() -> None:
 
 
 def test_wrong_types_and_lengths() -> None:
-    mmr = accumulator(5)
+    mmr: Any = accumulator(5)
+    make: Any = MmrAccumulator
     bad: list[Callable[[], object]] = [
-        lambda: mmr.append("text"),  # type: ignore[arg-type]
-        lambda: mmr.append(bytearray(b"x")),  # type: ignore[arg-type]
-        lambda: mmr.append_hash("text"),  # type: ignore[arg-type]
-        lambda: mmr.extend(b"one buffer"),  # type: ignore[arg-type]
-        lambda: mmr.extend("text"),  # type: ignore[arg-type]
-        lambda: mmr.extend(7),  # type: ignore[arg-type]
-        lambda: mmr.extend([b"good", "bad"]),  # type: ignore[list-item]
-        lambda: mmr.extend([b"good"], entry_size=4),  # type: ignore[arg-type]
-        lambda: mmr.extend(b"abcd", entry_size=1.0),  # type: ignore[arg-type]
-        lambda: mmr.extend(b"abcd", 4),  # type: ignore[call-overload]
-        lambda: mmr.extend(entries=[b"x"]),  # type: ignore[call-overload]
-        lambda: mmr.extend(),  # type: ignore[call-overload]
-        lambda: mmr.root("5"),  # type: ignore[arg-type]
-        lambda: mmr.root(1.0),  # type: ignore[arg-type]
-        lambda: mmr.root(1, 2),  # type: ignore[call-arg]
-        lambda: mmr.root(other=1),  # type: ignore[call-arg]
-        lambda: mmr.inclusion_proof(),  # type: ignore[call-arg]
-        lambda: mmr.inclusion_proof(1, index=1),  # type: ignore[misc]
-        lambda: MmrAccumulator(False),  # type: ignore[misc]
+        lambda: mmr.append("text"),
+        lambda: mmr.append(bytearray(b"x")),
+        lambda: mmr.append_hash("text"),
+        lambda: mmr.extend(b"one buffer"),
+        lambda: mmr.extend("text"),
+        lambda: mmr.extend(7),
+        lambda: mmr.extend([b"good", "bad"]),
+        lambda: mmr.extend([b"good"], entry_size=4),
+        lambda: mmr.extend(b"abcd", entry_size=1.0),
+        lambda: mmr.extend(b"abcd", 4),
+        lambda: mmr.extend(entries=[b"x"]),
+        lambda: mmr.extend(),
+        lambda: mmr.root("5"),
+        lambda: mmr.root(1.0),
+        lambda: mmr.root(1, 2),
+        lambda: mmr.root(other=1),
+        lambda: mmr.inclusion_proof(),
+        lambda: mmr.inclusion_proof(1, index=1),
+        lambda: make(False),
     ]
     for call in bad:
         with pytest.raises(TypeError):
