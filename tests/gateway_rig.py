@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from aegis_c.gateway.app import create_app
@@ -24,6 +25,18 @@ AUDITOR = "sk-auditor"
 ADMIN = "sk-admin"
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": "scripted-1", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+}
+
+
+def run(main: Coroutine[Any, Any, None], loop: str = "uvloop") -> None:
+    """Run a test on a new event loop: the one that `aegis-c serve` uses, or asyncio's own."""
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main)
 
 
 def key(secret: str, name: str, tenant: str, *roles: str) -> dict[str, Any]:

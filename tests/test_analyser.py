@@ -239,7 +239,8 @@ def test_unusable_tokens_are_counted_beside_the_usable() -> None:
     good, bad, bare = token(0.0, 0.0), token(0, "x"), {"token": "a", "logprob": -1.0}
     result = analyse(body(good, bad, bare, good))
     assert (result["count"], result["skipped"], result["mean"]) == (2, 2, 0.0)
-    assert analyse([body(good), b"{damaged", b"[DONE]"])["skipped"] == 1
+    for reply in (body(good, bare), body(good, bad), [body(good), b"{damaged", b"[DONE]"]):
+        assert analyse(reply)["skipped"] == 1
 
 
 def test_impossible_tokens_have_no_weight() -> None:

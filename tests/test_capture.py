@@ -45,6 +45,9 @@ class Handler(BaseHTTPRequestHandler):
             case "/broken":
                 self.answer(200, TEXT, length=len(TEXT) + 10)
                 self.close_connection = True
+            case "/cut":
+                self.answer(200, EVENTS[-1], length=len(EVENTS[-1]) + 1)
+                self.close_connection = True
             case "/events":
                 self.chunked(EVENTS)
             case "/nameless":
@@ -236,6 +239,30 @@ def test_request_body_from_a_generator(library: Any, url: str, server: Any) -> N
     assert server.got[-1] == calls.last.request == b"three four"
 
 
+def test_request_longer_than_the_bound(library: Any, url: str) -> None:
+    with library.Client(trust_env=False) as client:
+        calls = aegis_c.capture(client, max_bytes=len(TEXT) + 5)
+        client.post(url, content=iter([TEXT, b"and more"]))
+    assert calls.last is not None
+    assert calls.last.request == TEXT + b"and m"
+    assert not calls.last.complete
+
+
+def test_capture_that_begins_while_a_body_is_sent(library: Any, url: str, server: Any) -> None:
+    with library.Client(trust_env=False) as client:
+
+        def pieces() -> Iterator[bytes]:
+            yield b"one "
+            captures.append(aegis_c.capture(client))
+            yield b"two"
+
+        captures: list[Any] = []
+        assert client.post(url, content=pieces()).content == TEXT
+    assert server.got[-1] == b"one two"
+    (call,) = captures[0].calls
+    assert (call.request, call.response, call.complete) == (b"", TEXT, False)
+
+
 def test_multipart_upload(library: Any, url: str, server: Any) -> None:
     _, calls = fetch(library, False, url, files={"f": ("name", b"content")})
     assert calls.last.request == server.got[-1]
@@ -251,6 +278,32 @@ def test_stream_passes_piece_by_piece(library: Any, url: str) -> None:
                 seen += chunk
         assert calls.last.response == seen == b"".join(EVENTS)
         assert calls.last.complete
+
+
+def test_the_newest_of_an_id_is_found(library: Any, url: str) -> None:
+    with library.Client(trust_env=False) as client, aegis_c.capture(client) as calls:
+        for content in (b"first", b"second"):
+            client.post(f"{url}/events", content=content)
+    call = calls.get("stream")
+    assert call is not None
+    assert call.request == b"second"
+
+
+def test_only_an_event_stream_ends_by_its_last_event(library: Any, url: str) -> None:
+    error, calls = fetch(library, False, f"{url}/cut")
+    assert isinstance(error, library.HTTPError)
+    assert calls.last.response == EVENTS[-1]
+    assert not calls.last.complete
+
+
+def test_a_redirected_upload_is_kept_both_times(library: Any, url: str, server: Any) -> None:
+    """307 sends the same multipart body again."""
+    _, calls = fetch(
+        library, False, f"{url}/redirect", files={"f": ("n", b"x")}, follow_redirects=True
+    )
+    assert [call.status for call in calls.calls] == [307, 200]
+    assert [call.request for call in calls.calls] == server.got[-2:]
+    assert server.got[-1] == server.got[-2]
 
 
 def test_stream_left_early(library: Any, url: str) -> None:

@@ -193,23 +193,38 @@ def test_a_directory_without_a_log_exits_2(tmp_path: Path, make: str, command: s
     assert str(path) in done.stderr
 
 
-def test_fsck_speaks_while_it_works(tmp_path: Path) -> None:
-    """On a long check, plain lines when nobody watches a terminal."""
-    script = (
-        "import sys, time; from aegis_c import cli; clock = [0.0];"
-        "time.monotonic = lambda: clock.__setitem__(0, clock[0] + 3) or clock[0];"
-        "sys.argv = ['aegis-c', 'ledger', 'fsck', sys.argv[1]]; cli.main()"
-    )
-    log = write_log(tmp_path / "w0", 1000)
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(log)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+SLOW_CLOCK = (  # every look at the clock is three seconds later
+    "import sys, time; from aegis_c import cli; clock = [0.0];"
+    "time.monotonic = lambda: clock.__setitem__(0, clock[0] + 3) or clock[0];"
+    "sys.argv = ['aegis-c', 'ledger', 'fsck', sys.argv[1]]; cli.main()"
+)
+
+
+def test_a_long_check_prints_plain_lines_when_nobody_watches(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLOW_CLOCK, str(write_log(tmp_path / "w0", 1000))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert re.search(r"w0: checking entries: \d+ of 1000", done.stderr)
+
+
+def test_a_long_check_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLOW_CLOCK, str(write_log(tmp_path / "w0", 1000))]
+    terminal, side = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=side, env=environment) as process:
+        os.close(side)
+        shown = b""
+        try:
+            while chunk := os.read(terminal, 65536):
+                shown += chunk
+        except OSError:  # the other side is gone
+            pass
+        os.close(terminal)
+        assert process.stdout is not None
+        assert process.stdout.read().startswith(b"whole")
+    assert process.returncode == 0
+    assert "w0: checking entries" in shown.decode()
+    assert "%" in shown.decode()
 
 
 def test_prove_by_id_and_its_errors(log: Path, tmp_path: Path) -> None:

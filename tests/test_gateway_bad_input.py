@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 import upstream
-from gateway_rig import ASK, KEY, Client, Reply, Rig, gateway, request
+from gateway_rig import ASK, KEY, Client, Reply, Rig, gateway, request, run
 
 LIMITS = {"max_body_bytes": 4096, "max_json_depth": 8, "body_timeout": 0.3}
 
@@ -146,7 +146,7 @@ def test_bodies_that_are_refused(tmp_path: Path) -> None:
             assert len(up.exchanges) == 1
             assert rig.runtime.admission.in_flight == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_null_counts_as_absent_and_unknown_members_pass(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_null_counts_as_absent_and_unknown_members_pass(tmp_path: Path) -> None:
                 assert (await rig.ask(body)).status == 200, body
             assert [exchange.body for exchange in up.exchanges] == bodies
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_keys(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_keys(tmp_path: Path) -> None:
             ).status == 200
             assert len(up.exchanges) == 1
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_headers_of_the_body(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_headers_of_the_body(tmp_path: Path) -> None:
                 assert (await rig.ask(content_type=media)).status == 200
                 assert up.exchanges[-1].headers["content-type"] == media
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_gzip_bodies(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_gzip_bodies(tmp_path: Path) -> None:
             await check_refused(rig, reply, 413, "request_too_large", "guard", None)
             assert len(up.exchanges) == 1
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> N
             ] * 3
             assert len(up.exchanges) == 1
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_refusal_of_an_unread_body_can_be_read_by_a_client_that_sends_on(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_a_refusal_of_an_unread_body_can_be_read_by_a_client_that_sends_on(tmp_p
             await check_refused(rig, reply, 413, "request_too_large", "guard", None)
             assert reply.closed
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
@@ -341,7 +341,7 @@ def test_half_a_body(tmp_path: Path, framing: str) -> None:
             assert (entry["status"], entry["reason"]) == (408, "request_timeout")
             assert not up.exchanges
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_routes_and_methods(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_routes_and_methods(tmp_path: Path) -> None:
             assert len(await rig.entries()) == size  # not a call of any kind
             assert not up.exchanges
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_ambiguous_framing(tmp_path: Path) -> None:
@@ -425,7 +425,7 @@ def test_a_body_that_disagrees_with_its_length(tmp_path: Path) -> None:
             await guard.body(head, receive)
         assert caught.value.code == "invalid_body"
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_errors_of_other_paths_have_the_same_shape(tmp_path: Path) -> None:
@@ -437,4 +437,4 @@ def test_errors_of_other_paths_have_the_same_shape(tmp_path: Path) -> None:
                 assert reply.headers["allow"] == "GET"
             assert not await rig.entries("rejection")
 
-    asyncio.run(main())
+    run(main())

@@ -8,16 +8,17 @@ import hashlib
 import hmac
 import json
 import re
-import uuid
 from pathlib import Path
 from typing import Any, Literal
 
 import openai
+import pytest
 
 import upstream
-from gateway_rig import ASK, CHAT, KEY, KEYS, Rig, gateway, request
+from gateway_rig import ASK, CHAT, KEY, LOOPS, Rig, gateway, request, run
 from upstream import Exchange
 
+pytestmark = pytest.mark.parametrize("loop", list(LOOPS))
 Role = Literal["request", "response"]
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -70,7 +71,7 @@ def check_common(entry: dict[str, Any]) -> None:
     assert entry["endpoint"] == CHAT
 
 
-def test_plain_call_with_the_official_client(tmp_path: Path) -> None:
+def test_plain_call_with_the_official_client(tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
             async with openai.AsyncOpenAI(api_key=KEY, base_url=rig.base_url) as client:
@@ -100,10 +101,10 @@ def test_plain_call_with_the_official_client(tmp_path: Path) -> None:
             assert call["request"] == commitment(rig, request_id, "request", sent)
             assert call["response"] == commitment(rig, request_id, "response", raw.content)
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_streamed_call_with_the_official_client(tmp_path: Path) -> None:
+def test_streamed_call_with_the_official_client(tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
             async with openai.AsyncOpenAI(api_key=KEY, base_url=rig.base_url) as client:
@@ -130,10 +131,10 @@ def test_streamed_call_with_the_official_client(tmp_path: Path) -> None:
             sent = up.exchanges[0].body
             assert intent["request"] == commitment(rig, intent["id"], "request", sent)
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_stream_commitment_is_over_the_exact_event_bytes(tmp_path: Path) -> None:
+def test_stream_commitment_is_over_the_exact_event_bytes(tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
             reply = await rig.ask({**ASK, "stream": True})
@@ -144,10 +145,10 @@ def test_stream_commitment_is_over_the_exact_event_bytes(tmp_path: Path) -> None
             expected = commitment(rig, settle["id"], "response", reply.body)
             assert settle["response"] == expected
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_each_event_is_passed_on_as_it_arrives(tmp_path: Path) -> None:
+def test_each_event_is_passed_on_as_it_arrives(tmp_path: Path, loop: str) -> None:
     """No clock: the upstream sends an event only after the caller has the one before."""
 
     async def main() -> None:
@@ -161,24 +162,28 @@ def test_each_event_is_passed_on_as_it_arrives(tmp_path: Path) -> None:
             await exchange.chunk(upstream.DONE)
             await exchange.chunk(b"")
 
-        async with upstream.running(script) as up, gateway(tmp_path, up.url) as rig:
-            async with rig.client() as client, asyncio.timeout(10):
-                await client.write(request({**ASK, "stream": True}))
-                status, _ = await client.head()
-                assert status == 200
-                assert len(await rig.entries()) == 2
-                for i in range(5):
-                    assert await client.chunk() == upstream.delta(str(i))
-                    assert len(await rig.entries("intent")) == 1
-                    assert not await rig.entries("settle")
-                    seen.release()
-                assert await client.chunk() == upstream.DONE
-                assert await client.chunk() == b""
+        async with (
+            upstream.running(script) as up,
+            gateway(tmp_path, up.url) as rig,
+            rig.client() as client,
+            asyncio.timeout(10),
+        ):
+            await client.write(request({**ASK, "stream": True}))
+            status, _ = await client.head()
+            assert status == 200
+            assert len(await rig.entries()) == 2
+            for i in range(5):
+                assert await client.chunk() == upstream.delta(str(i))
+                assert len(await rig.entries("intent")) == 1
+                assert not await rig.entries("settle")
+                seen.release()
+            assert await client.chunk() == upstream.DONE
+            assert await client.chunk() == b""
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_events_keep_their_bytes_however_they_are_cut(tmp_path: Path) -> None:
+def test_events_keep_their_bytes_however_they_are_cut(tmp_path: Path, loop: str) -> None:
     """Cuts inside UTF-8, inside an event, inside CRLF, comments, and no newline at the end."""
     text = (
         ": heartbeat\n\n" + upstream.delta("héllo wörld €").decode() + "data: x\r\n\r\n"
@@ -206,10 +211,10 @@ def test_events_keep_their_bytes_however_they_are_cut(tmp_path: Path) -> None:
                 assert settle["status"] == "done"
                 assert settle["response"]["bytes"] == len(text)
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_the_callers_bytes_go_upstream_unchanged(tmp_path: Path) -> None:
+def test_the_callers_bytes_go_upstream_unchanged(tmp_path: Path, loop: str) -> None:
     """Odd spacing, escapes and order survive; framing and identity are rebuilt, not copied."""
     body = (
         b' {"messages" :[ {"content":"a\\u00e9  b\\n\\t\xc3\xa9","role":"user"}],\r\n'
@@ -238,20 +243,20 @@ def test_the_callers_bytes_go_upstream_unchanged(tmp_path: Path) -> None:
                 "openai-beta": "b",
             }
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_without_an_upstream_key_nobodys_bearer_goes_upstream(tmp_path: Path) -> None:
+def test_without_an_upstream_key_nobodys_bearer_goes_upstream(tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
             assert (await rig.ask()).status == 200
             assert "authorization" not in up.exchanges[0].headers
             assert KEY.encode() not in up.exchanges[0].head
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_upstream_errors_pass_through_and_are_calls(tmp_path: Path) -> None:
+def test_upstream_errors_pass_through_and_are_calls(tmp_path: Path, loop: str) -> None:
     error = {
         "error": {
             "message": "The model 'x' does not exist.",
@@ -276,10 +281,10 @@ def test_upstream_errors_pass_through_and_are_calls(tmp_path: Path) -> None:
             assert [c["status"] for c in calls] == [404, 404]
             assert not await rig.entries("intent")
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_upstream_errors_in_another_shape_become_openais(tmp_path: Path) -> None:
+def test_upstream_errors_in_another_shape_become_openais(tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         answers = [
             (b'{"detail":"quota spent"}', "429 Too Many Requests", "quota spent"),
@@ -301,10 +306,10 @@ def test_upstream_errors_in_another_shape_become_openais(tmp_path: Path) -> None
                 assert call["status"] == reply.status
                 assert call["response"] == commitment(rig, call["id"], "response", reply.body)
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_models_are_the_upstreams(tmp_path: Path) -> None:
+def test_models_are_the_upstreams(tmp_path: Path, loop: str) -> None:
     listing = {"object": "list", "data": [{"id": "scripted-1", "object": "model"}]}
 
     async def main() -> None:
@@ -319,10 +324,10 @@ def test_models_are_the_upstreams(tmp_path: Path) -> None:
             assert reply.status == 401
             assert [e["stage"] for e in await rig.entries("rejection")] == ["auth"]
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_kept_connections_are_used_again(tmp_path: Path) -> None:
+def test_kept_connections_are_used_again(tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
             for _ in range(20):
@@ -332,10 +337,10 @@ def test_kept_connections_are_used_again(tmp_path: Path) -> None:
             assert up.accepted == 1
             assert rig.runtime.pool.stats() == {"busy": 0, "idle": 1, "waiting": 0}
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_a_kept_connection_that_was_closed_is_replaced_once(tmp_path: Path) -> None:
+def test_a_kept_connection_that_was_closed_is_replaced_once(tmp_path: Path, loop: str) -> None:
     """The upstream closes while idle, or right after it took the next request."""
 
     async def main() -> None:
@@ -361,10 +366,10 @@ def test_a_kept_connection_that_was_closed_is_replaced_once(tmp_path: Path) -> N
             bodies = [exchange.body for exchange in up.exchanges]
             assert bodies[1] == bodies[2]
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_a_fresh_connection_that_is_closed_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_fresh_connection_that_is_closed_is_not_tried_again(tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         async def script(exchange: Exchange) -> None:
             exchange.reset()
@@ -373,10 +378,10 @@ def test_a_fresh_connection_that_is_closed_is_not_tried_again(tmp_path: Path) ->
             assert (await rig.ask()).status == 502
             assert len(up.exchanges) == 1
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_concurrent_calls_keep_their_answers_apart(tmp_path: Path) -> None:
+def test_concurrent_calls_keep_their_answers_apart(tmp_path: Path, loop: str) -> None:
     async def main() -> None:
         async def script(exchange: Exchange) -> None:
             asked = json.loads(exchange.body)["messages"][0]["content"]
@@ -399,19 +404,10 @@ def test_concurrent_calls_keep_their_answers_apart(tmp_path: Path) -> None:
             assert len(await rig.entries("call")) == 60
             assert len({e["id"] for e in await rig.entries("call")}) == 60
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_request_ids_are_version_7_and_new() -> None:
-    from aegis_c.gateway.evidence import uuid7
-
-    ids = [uuid.UUID(uuid7()) for _ in range(2000)]
-    assert len(set(ids)) == 2000
-    assert {i.version for i in ids} == {7}
-    assert {i.variant for i in ids} == {uuid.RFC_4122}
-
-
-def test_analysis_follows_when_the_reply_has_top_logprobs(tmp_path: Path) -> None:
+def test_analysis_follows_when_the_reply_has_top_logprobs(tmp_path: Path, loop: str) -> None:
     token = {
         "token": "Hi",
         "logprob": -0.1,
@@ -447,10 +443,12 @@ def test_analysis_follows_when_the_reply_has_top_logprobs(tmp_path: Path) -> Non
                 assert analysis["analysis"]["available"] is True
                 assert (analysis["tenant"], analysis["key"]) == ("acme", "k1")
 
-    asyncio.run(main())
+    run(main(), loop)
 
 
-def test_analyses_without_a_finding_are_recorded_only_when_asked_for(tmp_path: Path) -> None:
+def test_analyses_without_a_finding_are_recorded_only_when_asked_for(
+    tmp_path: Path, loop: str
+) -> None:
     async def main() -> None:
         async with upstream.running() as up:
             async with gateway(tmp_path / "a", up.url) as rig:
@@ -462,8 +460,4 @@ def test_analyses_without_a_finding_are_recorded_only_when_asked_for(tmp_path: P
                 await rig.ask()
                 assert (await rig.wait_for("analysis"))[0]["analysis"]["available"] is False
 
-    asyncio.run(main())
-
-
-def test_keys_of_the_rig_are_hashes() -> None:
-    assert all(KEY not in str(entry) for entry in KEYS)
+    run(main(), loop)

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 import upstream
-from gateway_rig import ASK, KEY, Client, Rig, gateway, request
+from gateway_rig import ASK, KEY, Client, Rig, gateway, request, run
 from upstream import Exchange, Script, delta
 
 QUICK = {
@@ -199,7 +199,7 @@ def test_every_broken_answer_is_a_clear_error_and_leaks_nothing(tmp_path: Path) 
             up.script = upstream.answer
             assert (await rig.ask()).status == 200
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_informational_replies_and_closed_bodies_are_legal(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_informational_replies_and_closed_bodies_are_legal(tmp_path: Path) -> No
                 assert reply.headers["content-type"] == "application/json"
             await rig.settled()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_bytes_that_nobody_asked_for_end_the_connection(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_bytes_that_nobody_asked_for_end_the_connection(tmp_path: Path) -> None:
                     assert up.accepted == accepted + i + 1
                     assert rig.runtime.pool.stats()["idle"] == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_an_upstream_that_is_down(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_an_upstream_that_is_down(tmp_path: Path) -> None:
                     with pytest.raises(openai.InternalServerError, match="could not be reached"):
                         await client.chat.completions.create(**ASK)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_an_upstream_that_never_accepts(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_an_upstream_that_never_accepts(tmp_path: Path) -> None:
             for filler in fillers:
                 filler.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_pool_that_is_full_says_so(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_pool_that_is_full_says_so(tmp_path: Path) -> None:
             up.script = upstream.answer
             assert (await rig.ask()).status == 200
 
-    asyncio.run(main())
+    run(main())
 
 
 # -- streams that end badly --------------------------------------------------------------------
@@ -392,7 +392,7 @@ def test_an_upstream_that_dies_inside_its_stream(
                     async for _ in stream:
                         pass
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_stream_that_breaks_after_its_last_event_is_done(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_stream_that_breaks_after_its_last_event_is_done(tmp_path: Path) -> No
             assert reply.body == delta("all") + upstream.DONE
             assert (await rig.entries("settle"))[0]["status"] == "done"
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_plain_answer_to_a_stream_request_is_a_call(tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_a_plain_answer_to_a_stream_request_is_a_call(tmp_path: Path) -> None:
             assert [e["kind"] for e in await rig.entries()] == ["admin", "call"]
             assert rig.runtime.admission.reserved() == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 # -- callers that leave ------------------------------------------------------------------------
@@ -459,7 +459,7 @@ def test_a_caller_that_leaves_inside_a_stream(tmp_path: Path, how: str) -> None:
             assert settle["response"]["bytes"] == len(delta("one"))
             assert settle["of"] == (await rig.entries()).index((await rig.entries("intent"))[0])
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path) -> None:
@@ -487,7 +487,7 @@ def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path) -> None:
                 assert (entry["reason"], entry["stage"]) == ("client_gone", "upstream")
                 assert entry["request"]["bytes"] == len(json.dumps(body))
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_caller_that_stops_reading(tmp_path: Path) -> None:
@@ -520,7 +520,7 @@ def test_a_caller_that_stops_reading(tmp_path: Path) -> None:
                 client.writer.transport.abort()
             await rig.settled()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_slow_reader_gets_everything(tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def test_a_slow_reader_gets_everything(tmp_path: Path) -> None:
             settle = (await rig.entries("settle"))[0]
             assert (settle["status"], settle["events"]) == ("done", 200)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_many_callers_leave_at_every_point(tmp_path: Path) -> None:
@@ -591,7 +591,7 @@ def test_many_callers_leave_at_every_point(tmp_path: Path) -> None:
             upstream_left = [e for e in entries if e.get("stage") == "upstream"]
             assert len(begun) + len(plain) - 1 + len(upstream_left) >= forwarded
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_https_is_verified(tmp_path: Path) -> None:
@@ -622,7 +622,7 @@ def test_https_is_verified(tmp_path: Path) -> None:
             server.close()
             await server.wait_closed()
 
-    asyncio.run(main())
+    run(main())
 
 
 def make_certificates(directory: Path) -> tuple[Path, Path, Path]:

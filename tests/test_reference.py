@@ -88,3 +88,13 @@ def test_hmac_of_rfc_4231() -> None:
 def test_golden_files_are_what_the_reference_makes() -> None:
     for name, content in make.golden().items():
         assert (VECTORS / name).read_bytes() == content, name
+
+
+def test_the_formats_document_shows_a_golden_checkpoint_and_every_member() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    text = (docs / "formats.md").read_text()
+    golden = (VECTORS / "call.tlog-proof").read_text().partition("\n\n")[2]
+    shown = "".join(f"    {line}\n" if line else "\n" for line in golden.splitlines())
+    assert shown in text
+    for member in json.loads((docs / "entry.schema.json").read_text())["properties"]:
+        assert f"`{member}`" in text, member

@@ -24,8 +24,9 @@ class Captured:
     """One exchange: what left this process and what came back, octet for octet.
 
     `request` and `response` are the bodies after transfer-decoding and before content-decoding.
-    `complete` is False when the response's end was not seen (left early, broken off, or longer
-    than the capture's bound); an event stream is complete with its ``[DONE]`` event.
+    `complete` is False when the response's end was not seen (left early or broken off; an event
+    stream is complete with its ``[DONE]`` event), or when a body is longer than the capture's
+    bound or was on its way before the capture began.
     """
 
     request_id: str | None  # the response's x-request-id
@@ -105,7 +106,7 @@ class Capture:
     def _request(self, request: Any) -> None:
         """Request hook: a body that is produced while it is sent is noted on its way."""
         if not hasattr(request, "_content"):
-            request.stream = _recording(request.stream, _Body(self._max_bytes, restart=True))
+            request.stream = _recording(request.stream, _Body(self._max_bytes))
 
     async def _request_async(self, request: Any) -> None:
         self._request(request)
@@ -124,20 +125,21 @@ class Capture:
                 pass
 
     def _record(self, response: Any) -> None:
-        body = _Body(self._max_bytes, on_end=lambda ended: self._keep(response, ended))
+        body = _Body(self._max_bytes, lambda ended: self._keep(response, ended))
         response.stream = _recording(response.stream, body)
 
     def _keep(self, response: Any, body: _Body) -> None:
         request = response.request
-        sent = request.stream
+        sent, whole = _sent(request)
+        ended = body.complete or (_is_events(response) and _is_done(body))
         call = Captured(
             request_id=response.headers.get("x-request-id"),
             method=request.method,
             url=str(request.url),
             status=response.status_code,
-            request=bytes(sent.body.octets) if isinstance(sent, _Recording) else request.content,
+            request=sent,
             response=bytes(body.octets),
-            complete=body.complete or (_is_events(response) and _is_done(body)),
+            complete=ended and whole,
         )
         size = len(call.request) + len(call.response)
         with self._lock:
@@ -153,17 +155,10 @@ class Capture:
 class _Body:
     """The octets of one body so far, at most `limit`; `on_end` is called once."""
 
-    def __init__(
-        self,
-        limit: int,
-        *,
-        restart: bool = False,
-        on_end: Callable[[_Body], None] | None = None,
-    ) -> None:
+    def __init__(self, limit: int, on_end: Callable[[_Body], None] | None = None) -> None:
         self.octets = bytearray()
         self.complete = False
         self.truncated = False
-        self.restart = restart  # a request's body that is sent again begins anew
         self._limit = limit
         self._on_end = on_end
 
@@ -187,16 +182,12 @@ class _Recording:
         self.body = body
 
     def __iter__(self) -> Iterator[bytes]:
-        if self.body.restart:
-            self.body.octets.clear()
         for chunk in self._inner:
             self.body.add(chunk)
             yield chunk
         self.body.end(True)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self.body.restart:
-            self.body.octets.clear()
         async for chunk in self._inner:
             self.body.add(chunk)
             yield chunk
@@ -224,6 +215,15 @@ def _recording(stream: Any, body: _Body) -> Any:
 @cache
 def _recording_type(bases: tuple[type, ...]) -> Any:
     return type("RecordingStream", (_Recording, *bases), {})
+
+
+def _sent(request: Any) -> tuple[bytes, bool]:
+    """The request's octets, and whether they are all of them."""
+    if isinstance(request.stream, _Recording):
+        body = request.stream.body
+        return bytes(body.octets), not body.truncated
+    content = getattr(request, "_content", None)
+    return (b"", False) if content is None else (content, True)
 
 
 def _is_events(response: Any) -> bool:

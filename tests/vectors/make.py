@@ -7,6 +7,7 @@ A test holds the files against what this makes, so that neither can change alone
 
 import json
 from pathlib import Path
+from typing import Any
 
 from reference import ed25519, note, receipt
 
@@ -35,7 +36,7 @@ def log_entries() -> list[bytes]:
         early = {name: value for name, value in members.items() if name in ("of", "event")}
         return receipt.with_bodies(head | early | time | late, SECRET, request, response)
 
-    caller = {"tenant": "acme", "key": "ci", "endpoint": "/v1/chat/completions"}
+    caller: dict[str, Any] = {"tenant": "acme", "key": "ci", "endpoint": "/v1/chat/completions"}
     refused = "01900000-0000-7000-8000-000000000003"
     return [
         entry("admin", "01900000-0000-7000-8000-000000000000", event="genesis"),

@@ -341,7 +341,15 @@ def start_model_server(port: int = 0) -> ModelServer:
     returns. Raises OSError when the port is taken.
     """
     app = create_model_app()
-    listener = socket.create_server(("127.0.0.1", port))
+    # With the protocol named: asyncio sets TCP_NODELAY on such sockets only.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
     config = uvicorn.Config(
         app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=2
     )

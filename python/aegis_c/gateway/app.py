@@ -140,7 +140,7 @@ def _add_error_handlers(app: FastAPI, runtime: Runtime) -> None:
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow", "GET")
             refusal = method_not_allowed(request.method, path, allow)
-        elif error.status_code == 404 and "endpoint" not in request.scope:
+        elif error.status_code == 404 and request.scope.get("endpoint") in (None, app):
             refusal = unknown_route(request.method, path)
         else:
             body = error_body(str(error.detail), "invalid_request_error", None)

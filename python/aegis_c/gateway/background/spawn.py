@@ -1,8 +1,9 @@
 """The background queue: handing a job over costs well under a microsecond, and none is dropped.
 
 `spawn` appends to a deque and sets an event; long-lived workers on the same event loop take the
-jobs in order, in slices of `_SLICE` seconds, between which everything else on the loop runs. The
-bound of the queue is kept by the caller's side: a call is only admitted while `room()` is true.
+jobs in order. All of them together start jobs for `_SLICE` seconds in one turn of the loop, then
+everything else on the loop gets its turn. The bound of the queue is kept by the caller's side: a
+call is only admitted while `room()` is true.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Background:
         self._wake = asyncio.Event()
         self._running: dict[int, float] = {}  # worker -> when its job was handed over
         self._tasks: list[asyncio.Task[None]] = []
+        self._slice_end = 0.0  # of this turn of the loop; 0.0 before its first job
         self._closing = False
 
     def start(self) -> None:
@@ -103,16 +105,18 @@ class Background:
 
     async def _work(self, worker: int) -> None:
         queue, running = self._queue, self._running
+        loop = asyncio.get_running_loop()
         while True:
             if not queue:
                 if self._closing and not running:
-                    self._wake.set()  # the others sleep until the last job has ended
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            until = time.monotonic() + _SLICE
-            while queue and time.monotonic() < until:
+            if not self._slice_end:
+                self._slice_end = time.monotonic() + _SLICE
+                loop.call_soon(self._end_slice)  # in the next turn, before the workers
+            while queue and time.monotonic() < self._slice_end:
                 running[worker], job = queue.popleft()
                 try:
                     result = job()
@@ -129,8 +133,11 @@ class Background:
                 finally:
                     del running[worker]
                     if self._closing and not running:
-                        self._wake.set()
+                        self._wake.set()  # the others wait for this to end
             await asyncio.sleep(0)
+
+    def _end_slice(self) -> None:
+        self._slice_end = 0.0
 
     def _failure(self, job: Job) -> None:
         self.failed += 1
