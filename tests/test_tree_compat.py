@@ -21,6 +21,8 @@ import pytest
 
 from aegis_c import compat
 
+pytestmark = pytest.mark.native
+
 SURFACE = {
     "MmrAccumulator": {"add_leaf", "get_leaf_count", "get_root_hash", "hash_scheme"},
     "RustWal": {"append", "capacity", "open", "read_all", "remaining", "write_pos"},
@@ -289,6 +291,7 @@ def test_a_single_writer(path: str) -> None:
     assert compat.RustWal.open(path, 4096).read_all() == ["kept"]
 
 
+@pytest.mark.forks
 def test_a_handle_of_the_parent_refuses_in_a_child(path: str) -> None:
     wal = compat.RustWal.open(path, 4096)
     child = os.fork()

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import aegis_c
 from aegis_c import AegisError, MmrAccumulator
@@ -124,63 +122,7 @@ def test_all_proofs_at_the_edges(size: int) -> None:
         aegis_c.verify_consistency(old, size, TWIN.root(old), root, proof)
 
 
-# --- all ways to add leaves, mixed ---
-
-entries_lists = st.lists(st.binary(max_size=200), max_size=150)
-steps = st.lists(
-    st.one_of(
-        st.tuples(st.just("append"), st.binary(max_size=200)),
-        st.tuples(st.just("append_hash"), st.binary(max_size=200)),
-        st.tuples(st.just("extend"), entries_lists),
-        st.tuples(st.just("flat"), st.tuples(st.integers(1, 70), st.integers(0, 300))),
-        st.tuples(st.just("reload"), st.none()),
-        st.tuples(st.just("root"), st.none()),
-    ),
-    max_size=12,
-)
-
-
-@given(steps, st.booleans(), st.data())
-def test_any_sequence_of_steps(
-    operations: list[tuple[str, object]], proofs: bool, data: st.DataObject
-) -> None:
-    mmr = MmrAccumulator(proofs=proofs)
-    entries: list[bytes] = []
-    for name, argument in operations:
-        before = len(entries)
-        if name == "append":
-            assert isinstance(argument, bytes)
-            entries.append(argument)
-            assert mmr.append(argument) == before
-        elif name == "append_hash":
-            assert isinstance(argument, bytes)
-            entries.append(argument)
-            assert mmr.append_hash(tree.leaf_hash(argument)) == before
-        elif name == "extend":
-            assert isinstance(argument, list)
-            entries += argument
-            assert mmr.extend(iter(argument)) == before
-        elif name == "flat":
-            assert isinstance(argument, tuple)
-            size, count = argument
-            flat = bytes((7 * i + before) % 256 for i in range(size * count))
-            entries += [flat[i * size : (i + 1) * size] for i in range(count)]
-            assert mmr.extend(bytearray(flat), entry_size=size) == before
-        elif name == "reload":
-            mmr = MmrAccumulator.load(mmr.dump())
-            assert mmr.proofs is proofs
-        else:
-            assert mmr.root() == tree.mth(entries)
-    n = len(entries)
-    assert len(mmr) == n
-    twin = tree.Tree(entries)
-    assert mmr.root() == twin.root(n)
-    if proofs and n > 0:
-        size = data.draw(st.integers(1, n))
-        index = data.draw(st.integers(0, size - 1))
-        old = data.draw(st.integers(0, size))
-        assert mmr.inclusion_proof(index, size) == twin.inclusion_path(index, size)
-        assert mmr.consistency_proof(old, size) == twin.consistency_proof(old, size)
+# --- all ways to add leaves ---
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,11 @@ of other Python threads while they hash."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -21,8 +18,6 @@ from native import check_no_leak, counts_while, ignore
 from reference import tree
 
 pytestmark = pytest.mark.native
-
-ROOT = Path(__file__).parents[1]
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> None:
@@ -162,6 +157,7 @@ def test_other_threads_keep_their_pace_during_dump_and_load() -> None:
 # --- fork ---
 
 
+@pytest.mark.forks
 def test_the_tree_of_the_parent_refuses_in_a_forked_child() -> None:
     script = textwrap.dedent(
         """
@@ -335,41 +331,3 @@ def tree_calls() -> dict[str, Callable[[], object]]:
 @pytest.mark.parametrize("name", list(tree_calls()))
 def test_nothing_leaks(name: str) -> None:
     check_no_leak(tree_calls()[name], times=50 if name in ("dump", "load") else 300)
-
-
-# --- built so that every call detaches ---
-
-
-def test_the_suite_passes_when_every_call_detaches(tmp_path: Path) -> None:
-    """The same module with AG_DETACH_MIN 0: no path needs the interpreter while it hashes."""
-    package = tmp_path / "aegis_c"
-    no_native = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(Path(aegis_c.__file__).parent, package, ignore=no_native)
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(tmp_path)]
-    flags = {"CFLAGS": f"{os.environ.get('CFLAGS', '')} -DAG_DETACH_MIN=0"}
-    built = subprocess.run(
-        command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, timeout=300
-    )
-    assert built.returncode == 0, built.stderr
-    files = ["test_tree_mmr.py", "test_tree_functions.py", "test_tree_threads.py"]
-    tests = [str(ROOT / "tests" / name) for name in files]
-    here = "not leaks and not every_call_detaches"
-    path = {"PYTHONPATH": str(tmp_path)}
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", here, *tests],
-        cwd=tmp_path,
-        env=os.environ | path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stdout
-    where = subprocess.run(
-        [sys.executable, "-c", "from aegis_c import _native; print(_native.__file__)"],
-        cwd=tmp_path,
-        env=os.environ | path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert where.stdout.startswith(str(tmp_path))
