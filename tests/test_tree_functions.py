@@ -13,6 +13,7 @@ import pytest
 import aegis_c
 import tree_vectors
 from aegis_c import MmrAccumulator, VerificationError, verify_consistency, verify_inclusion
+from aegis_c._native import _kernel_run
 from aegis_c.ledger import verify as offline
 from reference import tree
 
@@ -235,3 +236,16 @@ def test_kernels_says_what_runs() -> None:
     fastest = min(kernel["node_ns"] for kernel in tested.values() if kernel["passed"])
     assert tested[kernels["sha256"]]["node_ns"] == fastest
     assert aegis_c.kernels() == kernels  # measured once
+
+
+def test_every_kernel_that_passed_can_be_measured() -> None:
+    for name, kernel in aegis_c.kernels()["tested"].items():
+        if kernel["passed"]:
+            _kernel_run(name, True, 300)
+            _kernel_run(name, False, 300)
+    _kernel_run("openssl", True, 3)
+    _kernel_run("openssl", False, 0)
+    with pytest.raises(aegis_c.AegisError):
+        _kernel_run("avx-1024", True, 3)
+    with pytest.raises(ValueError, match="invalid"):
+        _kernel_run("portable", True, -1)

@@ -13,7 +13,7 @@ import pytest
 
 import aegis_c
 from aegis_c import AegisError, MmrAccumulator, VerificationError
-from aegis_c._native import _hmac_sha256, _LegacyMmrAccumulator, _sha256_hex
+from aegis_c._native import _hmac_sha256, _kernel_run, _LegacyMmrAccumulator, _sha256_hex
 from native import check_no_leak, counts_while, ignore
 from reference import tree
 
@@ -315,6 +315,8 @@ def tree_calls() -> dict[str, Callable[[], object]]:
             VerificationError, lambda: aegis_c.verify_consistency(1000, 1000, root, h, [])
         ),
         "kernels": aegis_c.kernels,
+        "kernel run": lambda: _kernel_run("openssl", False, 2),
+        "kernel run unknown": ignore(AegisError, lambda: _kernel_run("none", False, 2)),
         "legacy": lambda: legacy.add_leaf(data=b"x"),
         "legacy large": lambda: legacy.add_leaf(big),
         "legacy root": legacy.get_root_hash,

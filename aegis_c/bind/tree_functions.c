@@ -299,6 +299,33 @@ kernels(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return result;
 }
 
+PyDoc_STRVAR(
+    kernel_run_doc,
+    "_kernel_run($module, name, leaves, count, /)\n--\n\n"
+    "For benchmarks: hashes `count` nodes, or leaves of 32 bytes, with the kernel "
+    "of that name or with \"openssl\". Raises AegisError for an unknown name.");
+
+static PyObject *
+kernel_run(PyObject *module, PyObject *args)
+{
+    struct agpy_state *state = agpy_state_of_module(module);
+    const char *name;
+    int leaves;
+    Py_ssize_t count;
+    if (!PyArg_ParseTuple(args, "spn:_kernel_run", &name, &leaves, &count)) {
+        return NULL;
+    }
+    int status = AG_EINVAL;
+    if (count >= 0) {
+        AGPY_DETACHED((size_t)count * 32,
+                      status = ag_sha256_run(name, leaves != 0, (size_t)count));
+    }
+    if (status != AG_OK) {
+        return agpy_raise(state, AGPY_TREE, status, NULL);
+    }
+    Py_RETURN_NONE;
+}
+
 PyMethodDef agpy_tree_methods[] = {
     {"leaf_hash", leaf_hash, METH_O, leaf_hash_doc},
     {"node_hash", AGPY_METHOD(node_hash), METH_FASTCALL, node_hash_doc},
@@ -307,5 +334,6 @@ PyMethodDef agpy_tree_methods[] = {
     {"verify_consistency", AGPY_METHOD(verify_consistency),
      METH_FASTCALL | METH_KEYWORDS, verify_consistency_doc},
     {"kernels", kernels, METH_NOARGS, kernels_doc},
+    {"_kernel_run", kernel_run, METH_VARARGS, kernel_run_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -444,6 +444,14 @@ start_from_many_threads(void)
     }
     ASSERT_EQ_U(active, 1);
     ASSERT_EQ_U(ag_sha256_kernels(NULL, 0), count);
+    for (size_t i = 0; i < count; i++) {
+        int status = list[i].passed ? AG_OK : AG_ENOTFOUND;
+        ASSERT_EQ(ag_sha256_run(list[i].name, true, 300), status);
+        ASSERT_EQ(ag_sha256_run(list[i].name, false, 300), status);
+    }
+    ASSERT_EQ(ag_sha256_run("openssl", true, 3), AG_OK);
+    ASSERT_EQ(ag_sha256_run("openssl", false, 3), AG_OK);
+    ASSERT_EQ(ag_sha256_run("", false, 3), AG_ENOTFOUND);
 }
 
 int

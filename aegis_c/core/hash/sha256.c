@@ -74,6 +74,20 @@ ag_sha256_kernels(struct ag_kernel_info *list, size_t room)
     return KERNELS;
 }
 
+int
+ag_sha256_run(const char *name, bool leaves, size_t count)
+{
+    (void)ag_sha256_start();
+    for (size_t i = 0; i < KERNELS; i++) {
+        if (start_passed[i] && strcmp(ag_sha256_kernels_built[i]->name, name) == 0) {
+            ag_sha256_run_kernel(ag_sha256_kernels_built[i], leaves, count);
+            return AG_OK;
+        }
+    }
+    return strcmp(name, "openssl") == 0 ? ag_sha256_run_openssl(leaves, count)
+                                        : AG_ENOTFOUND;
+}
+
 /* --- messages in pieces --- */
 
 void
