@@ -3,7 +3,7 @@
  * far less than what is measured.
  *
  *   bench_http serve
- *     Prints its port, serves until standard input ends. Every POST is answered with
+ *     Prints its address, serves until standard input ends. Every POST is answered with
  * the same chat completion of 1,370 bytes, or, when the first bytes of its body hold
  *     `"stream":true`, with 32 events, one every 20 ms, then [DONE].
  * `"model":"mock-<n>ms"` delays a plain answer by n ms.
@@ -345,7 +345,7 @@ serve(void)
     int input = 0; /* its address stands for standard input */
     watch(poll, STDIN_FILENO, &input);
     watch(poll, listener, NULL);
-    printf("%d\n", ntohs(address.sin_port));
+    printf("listening on http://127.0.0.1:%d\n", ntohs(address.sin_port));
     fflush(stdout);
     for (;;) {
         struct epoll_event events[256];
