@@ -86,7 +86,7 @@ def signature_of(function: object) -> list[tuple[str, str, str | None]]:
 def test_stub_names_what_the_module_has() -> None:
     classes, functions = stub_definitions()
     public = {name for name in vars(_native) if not name.startswith("_")}
-    assert public == {n for n in classes if not n.startswith("_")} | set(functions)
+    assert public == {n for n in (*classes, *functions) if not n.startswith("_")}
 
 
 @pytest.mark.parametrize("name", sorted(native_types()))

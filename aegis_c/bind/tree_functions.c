@@ -87,26 +87,15 @@ raise_verify(struct agpy_state *state, const struct ag_error *err)
     return agpy_raise(state, AGPY_TREE, AG_EVERIFY, err);
 }
 
-static void
-hex(const uint8_t hash[AG_HASH_SIZE], char out[2 * AG_HASH_SIZE + 1])
-{
-    static const char digits[] = "0123456789abcdef";
-    for (int i = 0; i < AG_HASH_SIZE; i++) {
-        out[2 * i] = digits[hash[i] >> 4];
-        out[2 * i + 1] = digits[hash[i] & 15];
-    }
-    out[2 * AG_HASH_SIZE] = '\0';
-}
-
 static PyObject *
 raise_other_root(struct agpy_state *state, const char *what,
                  const uint8_t expected[AG_HASH_SIZE],
                  const uint8_t found[AG_HASH_SIZE])
 {
     struct ag_error err;
-    char expected_hex[2 * AG_HASH_SIZE + 1], found_hex[2 * AG_HASH_SIZE + 1];
-    hex(expected, expected_hex);
-    hex(found, found_hex);
+    char expected_hex[65] = {0}, found_hex[65] = {0};
+    ag_hash_hex(expected, expected_hex);
+    ag_hash_hex(found, found_hex);
     (void)ag_fail(&err, AG_EVERIFY, "%s", what);
     ag_error_pair(&err, expected_hex, found_hex);
     return raise_verify(state, &err);
@@ -310,6 +299,33 @@ kernels(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return result;
 }
 
+PyDoc_STRVAR(
+    kernel_run_doc,
+    "_kernel_run($module, name, leaves, count, /)\n--\n\n"
+    "For benchmarks: hashes `count` nodes, or leaves of 32 bytes, with the kernel "
+    "of that name or with \"openssl\". Raises AegisError for an unknown name.");
+
+static PyObject *
+kernel_run(PyObject *module, PyObject *args)
+{
+    struct agpy_state *state = agpy_state_of_module(module);
+    const char *name;
+    int leaves;
+    Py_ssize_t count;
+    if (!PyArg_ParseTuple(args, "spn:_kernel_run", &name, &leaves, &count)) {
+        return NULL;
+    }
+    int status = AG_EINVAL;
+    if (count >= 0) {
+        AGPY_DETACHED((size_t)count * 32,
+                      status = ag_sha256_run(name, leaves != 0, (size_t)count));
+    }
+    if (status != AG_OK) {
+        return agpy_raise(state, AGPY_TREE, status, NULL);
+    }
+    Py_RETURN_NONE;
+}
+
 PyMethodDef agpy_tree_methods[] = {
     {"leaf_hash", leaf_hash, METH_O, leaf_hash_doc},
     {"node_hash", AGPY_METHOD(node_hash), METH_FASTCALL, node_hash_doc},
@@ -318,5 +334,6 @@ PyMethodDef agpy_tree_methods[] = {
     {"verify_consistency", AGPY_METHOD(verify_consistency),
      METH_FASTCALL | METH_KEYWORDS, verify_consistency_doc},
     {"kernels", kernels, METH_NOARGS, kernels_doc},
+    {"_kernel_run", kernel_run, METH_VARARGS, kernel_run_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -122,10 +122,12 @@ def verify_consistency(
     sizes need equal roots, and every tree begins with the empty one."""
     if first > second:
         return False
+    if first == 0 and first_hash != sha256(b""):
+        return False
     if first == second:
         return not proof and first_hash == second_hash
     if first == 0:
-        return not proof and first_hash == sha256(b"")
+        return not proof
     if not proof:
         return False
     if first & (first - 1) == 0:
