@@ -486,10 +486,13 @@ def test_a_caller_that_leaves_inside_a_stream(tmp_path: Path, how: str) -> None:
     run(main())
 
 
-def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before the head", "inside the body"])
+def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path, when: str) -> None:
     left = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
+        if when == "inside the body":
+            await exchange.write(OK + b"Content-Length: 50\r\n\r\n{")
         await exchange.gone()
         left.set()
 
