@@ -109,14 +109,30 @@ close_handle(struct walwriter_object *self, uint64_t timeout_ns, struct ag_error
 
 /* ---- the end of the interpreter ---- */
 
+/* The object that a weak reference means, *owned*; NULL when it is gone. */
+static PyObject *
+referent(PyObject *weak)
+{
+    PyObject *object = NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)PyWeakref_GetRef(weak, &object); /* fails only on what is no weak reference */
+#else
+    object = PyWeakref_GetObject(weak); /* borrowed */
+    if (object == Py_None) {
+        object = NULL;
+    }
+    Py_XINCREF(object);
+#endif
+    return object;
+}
+
 static PyObject *
 flush_at_exit(PyObject *weak, PyObject *ignored)
 {
     (void)ignored;
-    PyObject *object = PyWeakref_GetObject(weak); /* borrowed */
-    if (object != NULL && object != Py_None) {
+    PyObject *object = referent(weak);
+    if (object != NULL) {
         struct ag_error err;
-        Py_INCREF(object);
         if (close_handle(WALWRITER(object), EXIT_FLUSH_NS, &err) != AG_OK) {
             PySys_WriteStderr("aegis: closing the write-ahead log at exit: %s\n",
                               err.what);
