@@ -87,6 +87,7 @@ message_begin(struct message *m)
     m->left = m->body = m->events = 0;
     m->last = 0;
     m->head_n = m->kept_n = 0;
+    m->kept[0] = 0;
 }
 
 static void
@@ -415,7 +416,8 @@ load_done(struct load *load, struct connection *c, uint64_t now)
     load->busy--;
     load->last = now;
     load->done++;
-    load->errors += c->reply.status != 200;
+    if (c->reply.status != 200 && load->errors++ == 0)
+        fprintf(stderr, "first wrong reply: %d %s\n", c->reply.status, c->reply.kept);
     load->events += c->reply.events;
     load->bytes += c->reply.body;
     if (load->samples < SAMPLES_MAX) {
@@ -511,7 +513,8 @@ load(int port, int connections, double seconds, uint64_t requests)
             if (load_read(&l, c))
                 continue;
             if (c->sent != 0) {
-                l.errors++;
+                if (l.errors++ == 0)
+                    fprintf(stderr, "a connection broke\n");
                 l.busy--;
             }
             close(c->fd);

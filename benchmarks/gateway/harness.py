@@ -233,7 +233,7 @@ class Bench:
         found: dict[str, Any] = json.loads(done.stdout)
         if found["errors"] or not found["requests"]:
             log = target.process.log.read_text()[-2000:]
-            raise RuntimeError(f"{target.name}: wrong replies: {found}\n{log}")
+            raise RuntimeError(f"{target.name}: {done.stderr.decode()}{found}\n{log}")
         if target.governed and path == CHAT:
             self._check_entries(target, before, found["requests"], stream)
         found["rps"] = found["requests"] / found["seconds"]
