@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 import hashlib
 import json
 import resource
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -443,6 +447,38 @@ def test_streams_of_an_earlier_run_are_settled_as_abandoned_once(tmp_path: Path)
                         assert settle[name] == intent[name]
                     assert (settle["session"], settle["client_id"]) == ("s-9", "c-9")
                     assert "response" not in settle
+
+    run(main())
+
+
+def test_a_start_that_misses_what_the_last_run_had_in_memory_says_so(tmp_path: Path) -> None:
+    """The process is killed and its ring is gone, as after a loss of power."""
+    script = """if True:
+        import os, pathlib, re, signal, sys
+        from aegis_c import Ledger
+        from aegis_c.ledger.layout import DataDir
+        directory = DataDir(pathlib.Path(sys.argv[1]))
+        directory.create()
+        ledger = Ledger(directory.shard("w0").published)
+        ledger.wait(ledger.submit(b'{"v":1,"kind":"admin","id":"00000000-0000-7000-8000-000000000000",'
+            b'"event":"genesis","time":"2026-01-02T03:04:05.000006Z"}'), "durable")
+        with open("/proc/self/maps") as maps:
+            ring = re.search(r"/dev/shm/[^ ]+[.]ring", maps.read())
+        os.unlink(ring[0])
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+
+    async def main() -> None:
+        async with upstream.running() as up:
+            for _ in range(2):
+                async with gateway(tmp_path, up.url) as rig:
+                    entries = await rig.entries()
+                    assert [e["event"] for e in entries] == ["genesis", "restart"]
+                    assert entries[1]["size"] == 1
+                    root = base64.b64decode(entries[1]["root"])
+                    assert root == rig.runtime.ledger.native.root(1)
 
     run(main())
 

@@ -584,11 +584,12 @@ _MEMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "time": ("YYYY-MM-DDThh:mm:ss.ffffffZ", _matches(_TIME)),
     "policy": _DIGEST,
     "model": ("an object with texts `asked`, `answered`", _is_model),
+    "root": ("32 bytes in base64", _matches(_COMMITMENT)),
     "request": _BODY,
     "response": _BODY,
     **dict.fromkeys(("client_id", "session", "tenant", "key", "endpoint", "provider"), _TEXT),
     **dict.fromkeys(("event", "reason", "stage"), _TEXT),
-    **dict.fromkeys(("of", "events", "suppressed"), _COUNT),
+    **dict.fromkeys(("of", "events", "suppressed", "size"), _COUNT),
     **dict.fromkeys(("usage", "firewall", "limits", "timing", "analysis"), _OBJECT),
 }
 # Members that an entry of a kind must have, beside v, kind, id and time.
