@@ -1,5 +1,4 @@
-"""docs/architecture.md names an existing file for each stage of the picture, docs/operations.md every
-setting."""
+"""docs/architecture.md names a file for each stage of the picture, docs/operations.md each setting."""
 
 from __future__ import annotations
 
@@ -59,9 +58,7 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> list[tuple[str, s
 
 
 def test_every_setting_is_documented() -> None:
-    rows = re.findall(
-        r"^\| (`.+?) \|", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE
-    )
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
     documented = set()
     for row in rows:
         names = re.findall(r"`([a-z_.]+)`", row)

@@ -20,13 +20,13 @@ from aegis_c._native import (
     WalFull,
     WalLocked,
     WalPoisoned,
+    WalReader,
+    WalWriter,
     kernels,
     leaf_hash,
     node_hash,
     verify_consistency,
     verify_inclusion,
-    WalReader,
-    WalWriter,
 )
 
 if TYPE_CHECKING:
