@@ -152,11 +152,11 @@ by_number(const void *a, const void *b)
 }
 
 static int
-list_segments(const struct ag_io *io, const char *dir, struct names *names,
-              struct ag_error *err)
+list_segments(const struct ag_io *io, const char *dir, bool may_be_missing,
+              struct names *names, struct ag_error *err)
 {
     int result = io->list(io->ctx, dir, each_name, names);
-    if (result < 0) {
+    if (result < 0 && !(may_be_missing && result == -ENOENT)) {
         return ag_fail_sys(err, -result, dir, "list");
     }
     if (names->failed) {
@@ -633,7 +633,7 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
     recovery->next_no = 1;
     int status = read_log_file(io, dir, recovery, err);
     if (status == AG_OK) {
-        status = list_segments(io, dir, &names, err);
+        status = list_segments(io, dir, recovery->fresh, &names, err);
     }
     if (status != AG_OK || recovery->fresh) {
         if (status == AG_OK) {
