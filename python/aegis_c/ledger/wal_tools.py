@@ -19,9 +19,7 @@ import typer
 
 from aegis_c import AegisError, WalError, WalReader, WalWriter
 
-app = typer.Typer(
-    name="wal", help="Verify, dump and mend write-ahead logs.", no_args_is_help=True
-)
+app = typer.Typer(name="wal", help="Verify, dump and mend write-ahead logs.", no_args_is_help=True)
 
 _FAILED, _UNUSABLE = 1, 2
 
