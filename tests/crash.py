@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-import native
+import wal_native as native
 
 
 def main() -> int:

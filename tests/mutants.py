@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-import native
+import wal_native as native
 
 CRASH = ("crash states", "tests/c/crash_wal.c", ("memfs",), ("--seconds", "20", "--jobs", "1"))
 ROT = ("damage", "tests/c/test_wal_rot.c", ("memfs",), ())

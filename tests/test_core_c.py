@@ -4,6 +4,7 @@ under ThreadSanitizer: no interpreter, no suppressions. See tests/c/build.py."""
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,40 @@ def test_c(program: str, flavour: str) -> None:
         failure = str(error)
     if failure is not None:
         pytest.fail(failure, pytrace=False)
+
+
+BROKEN_C = """
+#include "check.h"
+#include <pthread.h>
+static volatile int32_t n = 1;
+static char *volatile p;
+static void *add(void *unused) { n = n + 1; return unused; }
+static void broken(void) { %s }
+int main(void) { RUN(broken); return p == (char *)add; }
+"""
+RACE = "pthread_t t; pthread_create(&t, NULL, add, NULL); add(NULL); pthread_join(t, NULL);"
+BROKEN = {
+    "a leak": ("asan", "p = malloc(9); p = NULL;", "9 byte(s) leaked"),
+    "a read past the end": (
+        "asan",
+        "p = malloc(8); n = p[7 + n]; free(p);",
+        "heap-buffer-overflow",
+    ),
+    "undefined arithmetic": ("asan", "n = n + INT32_MAX;", "signed integer overflow"),
+    "a race": ("tsan", RACE, "data race"),
+    "a failed assertion": ("tsan", "ASSERT_EQ(n, 7);", "broken: n == 7, but 1 and 7"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_the_flavours_catch(fault: str, tmp_path: Path) -> None:
+    flavour, body, says = BROKEN[fault]
+    built(flavour)
+    source = tmp_path / "broken.c"
+    source.write_text(BROKEN_C % body)
+    program = tmp_path / "broken"
+    compile_command, link_flags = build.commands(flavour)
+    build.run([*compile_command, "-Itests/c", str(source), "-o", str(program), *link_flags])
+    with pytest.raises(build.CommandFailed) as failure:
+        build.run_program(program)
+    assert says in str(failure.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mutants
-import native
+import wal_native as native
 
 CORE = Path(native.ROOT) / "aegis_c" / "core" / "wal"
 

@@ -13,12 +13,18 @@ from aegis_c._native import (
     LedgerError,
     LedgerFull,
     LimitError,
+    MmrAccumulator,
     VerificationError,
     WalCorruption,
     WalError,
     WalFull,
     WalLocked,
     WalPoisoned,
+    kernels,
+    leaf_hash,
+    node_hash,
+    verify_consistency,
+    verify_inclusion,
     WalReader,
     WalWriter,
 )
@@ -33,6 +39,7 @@ __all__ = [
     "LedgerError",
     "LedgerFull",
     "LimitError",
+    "MmrAccumulator",
     "VerificationError",
     "WalCorruption",
     "WalError",
@@ -42,6 +49,11 @@ __all__ = [
     "WalReader",
     "WalWriter",
     "capture",
+    "kernels",
+    "leaf_hash",
+    "node_hash",
+    "verify_consistency",
+    "verify_inclusion",
 ]
 
 __version__ = "0.1.0"

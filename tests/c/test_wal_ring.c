@@ -31,6 +31,8 @@ payload_of(uint64_t seq, uint8_t *to)
     return n;
 }
 
+void ag_ring_trace(void);
+
 /* What the next process finds: whole records, in order, none missing, none twice. */
 void
 ag_ring_trace(void)
@@ -71,7 +73,8 @@ make_ring(struct ag_ring *ring, char *path, size_t size)
     (void)snprintf(path, 64, "/dev/shm/aegis-test-%d.ring", (int)getpid());
     (void)unlink(path);
     memset(ring, 0, sizeof(*ring));
-    ASSERT_EQ(ag_ring_create(ag_io_posix(), path, size, 42, 1, boot, ring, &err), AG_OK);
+    ASSERT_EQ(ag_ring_create(ag_io_posix(), path, size, 42, 1, boot, ring, &err),
+              AG_OK);
 }
 
 static void
@@ -114,7 +117,8 @@ test_kill_between_any_two_stores(void)
         }
     }
     kill_now.on = false;
-    fprintf(stderr, "    %" PRIu64 " states, sequence %" PRIu64 "\n", kill_now.states, seq);
+    fprintf(stderr, "    %" PRIu64 " states, sequence %" PRIu64 "\n", kill_now.states,
+            seq);
     ASSERT_LT_U(500, seq);
     free(kill_now.image);
     ag_ring_unmap(ag_io_posix(), &ring);
@@ -147,7 +151,8 @@ test_any_bytes(void)
         memcpy(damaged, image, size);
         size_t range = round % 3 == 0 ? 256 : AG_RING_PAGE + 9000;
         for (uint64_t k = 0; k <= check_random(&rng) % 4; k++) {
-            damaged[check_random(&rng) % range] ^= (uint8_t)(1u << check_random(&rng) % 8);
+            damaged[check_random(&rng) % range] ^=
+                (uint8_t)(1u << check_random(&rng) % 8);
         }
         if (ag_ring_parse(damaged, size, &view) != AG_OK) {
             continue;
@@ -199,7 +204,7 @@ consume(void *arg)
 }
 
 /* A third thread that comes late: what it gets is right or refused. */
-static void *
+__attribute__((unused)) static void *
 look_on(void *arg)
 {
     struct race *race = arg;
@@ -268,11 +273,12 @@ test_refused_files(void)
     struct ag_ring other;
     uint8_t boot[AG_RING_BOOT] = {1};
     ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_ELOCKED);
-    ASSERT_EQ(ag_ring_create(ag_io_posix(), path, AG_RING_MIN, 1, 1, boot, &other, &err),
-              AG_EIO);
+    ASSERT_EQ(
+        ag_ring_create(ag_io_posix(), path, AG_RING_MIN, 1, 1, boot, &other, &err),
+        AG_EIO);
     ring.header->magic[7] = 9;
-    ring.header->crc = ag_crc32c_mask(
-        ag_crc32c(0, ring.header, offsetof(struct ag_ring_header, crc)));
+    ring.header->crc =
+        ag_crc32c_mask(ag_crc32c(0, ring.header, offsetof(struct ag_ring_header, crc)));
     ag_ring_unmap(ag_io_posix(), &ring);
     ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_EVERSION);
     ASSERT_EQ(truncate(path, 5000), 0);

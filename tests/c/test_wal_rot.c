@@ -243,7 +243,7 @@ test_files(void)
         memfs_share(&fs, &healthy);
         drop_file(&fs, path);
         struct memfs_op directory = {.kind = MEMFS_LINK, .inode = -2};
-        (void)snprintf(directory.to, sizeof(directory.to), "%s", path);
+        (void)snprintf(directory.to, sizeof(directory.to), "%.95s", path);
         memfs_apply(&fs, &directory);
         refuse(&fs, "a directory in place of a segment");
         for (uint32_t twin = 1; twin <= last; twin++) {

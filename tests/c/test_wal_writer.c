@@ -236,7 +236,7 @@ static void
 forget(void)
 {
     char command[1200];
-    (void)snprintf(command, sizeof(command), "rm -rf '%s' '%s' '%s.orphan'", log_path,
+    (void)snprintf(command, sizeof(command), "rm -rf '%.350s' '%.350s' '%.350s.orphan'", log_path,
                    ring_path, ring_path);
     ASSERT_EQ(system(command), 0);
 }

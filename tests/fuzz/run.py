@@ -14,7 +14,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
-import native  # noqa: E402
+import wal_native as native  # noqa: E402
 
 SANITIZE = ("-g", "-O1", "-fno-sanitize-recover=all")
 

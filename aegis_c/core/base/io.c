@@ -76,6 +76,25 @@ posix_fsync_dir(void *ctx, const char *path)
 }
 
 static int
+posix_sync_fs(void *ctx, const char *path)
+{
+    (void)ctx;
+#if defined(__linux__)
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    int result = syncfs(fd) == 0 ? 0 : -errno;
+    (void)close(fd);
+    return result;
+#else
+    (void)path;
+    sync();
+    return 0;
+#endif
+}
+
+static int
 posix_truncate(void *ctx, int fd, off_t size)
 {
     (void)ctx;
@@ -199,6 +218,7 @@ static const struct ag_io posix_io = {
     .unlink = posix_unlink,
     .mkdir = posix_mkdir,
     .lock = posix_lock,
+    .sync_fs = posix_sync_fs,
     .stat = posix_stat,
     .statfs = posix_statfs,
     .list = posix_list,

@@ -45,6 +45,7 @@ struct ag_io {
     /* Calls `each` for every name in the directory but "." and "..", in no order. */
     int (*list)(void *ctx, const char *path, void (*each)(void *arg, const char *name),
                 void *arg);
+    int (*sync_fs)(void *ctx, const char *path); /* the whole file system of the path */
     int (*reserve)(void *ctx, int fd, off_t size); /* posix_fallocate from 0 */
     int (*uncache)(void *ctx, int fd); /* drops clean cached pages of the file */
 };
