@@ -68,8 +68,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             while (ag_ring_next(&view, &position, previous, payload, &entry) == 1) {
                 if ((previous != 0 && entry.seq != previous + 1) ||
                     ++steps > CAPACITY / AG_RING_ENTRY ||
-                    entry.crc !=
-                        ag_crc32c_mask(ag_wal_record_crc(entry.seq, payload, entry.n))) {
+                    entry.crc != ag_crc32c_mask(
+                                     ag_wal_record_crc(entry.seq, payload, entry.n))) {
                     abort();
                 }
                 previous = entry.seq;

@@ -1,8 +1,8 @@
-/* Fuzz target: a segment out of any bytes. The input patches a healthy segment: first the
- * patches (offset u16, value u8) behind a count, the rest overwrites from a block on; a
- * flag mends the checksum of every header again, so that what lies behind it is reached.
- * Whatever comes: the scan ends, reads inside its bounds, and what it accepts is a chain
- * of whole batches. */
+/* Fuzz target: a segment out of any bytes. The input patches a healthy segment: first
+ * the patches (offset u16, value u8) behind a count, the rest overwrites from a block
+ * on; a flag mends the checksum of every header again, so that what lies behind it is
+ * reached. Whatever comes: the scan ends, reads inside its bounds, and what it accepts
+ * is a chain of whole batches. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,8 +18,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void
 healthy(uint8_t *segment)
 {
-    struct ag_wal_segment_header head = {.wal_id = 7, .segment_no = 3, .epoch = 2,
-                                         .first_seq = 10, .prev_last_seq = 9};
+    struct ag_wal_segment_header head = {
+        .wal_id = 7, .segment_no = 3, .epoch = 2, .first_seq = 10, .prev_last_seq = 9};
     memset(segment, 0, SIZE);
     ag_wal_encode_segment(&head, segment);
     uint32_t crc = head.crc;
@@ -27,17 +27,22 @@ healthy(uint8_t *segment)
     for (uint32_t k = 0; k < 4; k++) {
         uint8_t *batch = segment + at;
         uint32_t n = k == 3 ? 0 : 100 + k * 1500;
-        struct ag_wal_batch_header header = {
-            .flags = n == 0 ? AG_BATCH_MARKER : 0, .wal_id = 7, .segment_no = 3,
-            .block_no = (uint32_t)(at / AG_WAL_BLOCK), .first_seq = seq,
-            .durable_seq = seq - 1, .nrec = n != 0, .prev_crc = crc, .epoch = 2};
+        struct ag_wal_batch_header header = {.flags = n == 0 ? AG_BATCH_MARKER : 0,
+                                             .wal_id = 7,
+                                             .segment_no = 3,
+                                             .block_no = (uint32_t)(at / AG_WAL_BLOCK),
+                                             .first_seq = seq,
+                                             .durable_seq = seq - 1,
+                                             .nrec = n != 0,
+                                             .prev_crc = crc,
+                                             .epoch = 2};
         if (n != 0) {
             memset(batch + AG_WAL_HEADER, 0xFF, ag_wal_record_size(n));
             ag_put_u32le(batch + AG_WAL_HEADER, n);
             memset(batch + AG_WAL_HEADER + 8, (int)(k % 2), n);
-            ag_put_u32le(batch + AG_WAL_HEADER + 4,
-                         ag_crc32c_mask(
-                             ag_wal_record_crc(seq, batch + AG_WAL_HEADER + 8, n)));
+            ag_put_u32le(
+                batch + AG_WAL_HEADER + 4,
+                ag_crc32c_mask(ag_wal_record_crc(seq, batch + AG_WAL_HEADER + 8, n)));
             header.body_len = (uint32_t)ag_wal_record_size(n);
         }
         at += ag_wal_seal_batch(&header, batch);
@@ -51,7 +56,8 @@ mend(uint8_t *segment)
 {
     for (size_t at = 0; at < SIZE; at += AG_WAL_BLOCK) {
         if (segment[at] == 'A' && segment[at + 1] == 'G') {
-            ag_put_u32le(segment + at + 60, ag_crc32c_mask(ag_crc32c(0, segment + at, 60)));
+            ag_put_u32le(segment + at + 60,
+                         ag_crc32c_mask(ag_crc32c(0, segment + at, 60)));
         }
     }
 }
@@ -103,8 +109,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         enum ag_wal_stop stop;
         uint32_t batches = 0;
         while (position.at < scan.end.at &&
-               ag_wal_step(segment + position.at, SIZE - position.at, &position, &header,
-                           &stop, "fuzz", &err) == 1) {
+               ag_wal_step(segment + position.at, SIZE - position.at, &position,
+                           &header, &stop, "fuzz", &err) == 1) {
             batches++;
         }
         if (position.at != scan.end.at || batches != scan.batches ||
