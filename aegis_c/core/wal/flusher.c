@@ -263,6 +263,8 @@ writer_loop(struct ag_wal *wal, struct ag_error *err)
     unsigned idle = 0;
     bool parked = false;
     for (;;) {
+        /* First stop, then tail: whoever sets stop has appended before. */
+        bool stop = atomic_load(&wal->stop);
         uint64_t tail =
             atomic_load_explicit(&wal->ring.header->tail, memory_order_acquire);
         uint64_t now = ag_clock_ns();
@@ -281,7 +283,7 @@ writer_loop(struct ag_wal *wal, struct ag_error *err)
             now = ag_clock_ns();
             flush_at = now + window;
             marker_at = now + MARKER_AFTER_NS;
-        } else if (atomic_load(&wal->stop)) {
+        } else if (stop) {
             return AG_OK;
         } else if (!wal->witnessed && ag_log_marker_fits(&wal->log) &&
                    (atomic_exchange(&wal->mark_asked, 0) != 0 || now >= marker_at)) {

@@ -698,7 +698,8 @@ ag_wal_close(struct ag_wal *wal, uint64_t timeout_ns, struct ag_error *err)
     if (status == AG_ETIMEDOUT) {
         return status;
     }
-    if (status == AG_OK && wal->closed_cleanly) {
+    if (status == AG_OK && wal->closed_cleanly &&
+        ag_ring_room(&wal->ring) == wal->ring.capacity) {
         (void)wal->io->unlink(wal->io->ctx, wal->ring_path);
     }
     release(wal);
