@@ -259,7 +259,7 @@ static int
 writer_loop(struct ag_wal *wal, struct ag_error *err)
 {
     const uint64_t window = (uint64_t)wal->options.max_delay_us * 1000u;
-    uint64_t flush_at = 0, marker_at = 0;
+    uint64_t flush_at = ag_clock_ns() + window, marker_at = 0;
     unsigned idle = 0;
     bool parked = false;
     for (;;) {

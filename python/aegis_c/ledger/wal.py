@@ -94,7 +94,8 @@ class Wal:
     async def room(self, n: int) -> None:
         """Waits until a payload of `n` octets fits the ring, first come, first served.
 
-        What fits, fits as long as the caller appends before it awaits anything else. Raises ValueError when it never can, WalPoisoned, WalError (closed).
+        What fits, fits as long as the caller appends before it awaits anything else. Raises
+        ValueError when it never can, WalPoisoned, WalError (closed).
         """
         need = ring_bytes(n)
         if n < 0 or need > self._capacity:
