@@ -137,8 +137,8 @@ walreader_verify(PyObject *type, PyObject *argument)
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-        status =
-            ag_wal_verify(ag_io_posix(), PyBytes_AS_STRING(path), &recovery, &live, &err);
+        status = ag_wal_verify(ag_io_posix(), PyBytes_AS_STRING(path), &recovery, &live,
+                               &err);
     Py_END_ALLOW_THREADS
     Py_DECREF(path);
     if (status != AG_OK) {
@@ -155,17 +155,16 @@ walreader_verify(PyObject *type, PyObject *argument)
         Py_XDECREF(item);
     }
     if (segments != NULL && notes != NULL) {
-        result = Py_BuildValue(
-            "{s:O,s:O,s:K,s:K,s:O,s:O,s:K,s:K,s:I,s:K,s:O}", "live",
-            live ? Py_True : Py_False, "segments", segments, "records",
-            (unsigned long long)recovery.records, "last_seq",
-            (unsigned long long)recovery.last_seq, "torn",
-            recovery.torn ? Py_True : Py_False, "clean_close",
-            recovery.clean_close ? Py_True : Py_False, "low_water",
-            (unsigned long long)recovery.log.low_water, "wal_id",
-            (unsigned long long)recovery.log.wal_id, "segment_bytes",
-            recovery.log.segment_bytes, "bytes", (unsigned long long)recovery.bytes_read,
-            "notes", notes);
+        result = Py_BuildValue("{s:O,s:O,s:K,s:K,s:O,s:O,s:K,s:K,s:I,s:K,s:O}", "live",
+                               live ? Py_True : Py_False, "segments", segments,
+                               "records", (unsigned long long)recovery.records,
+                               "last_seq", (unsigned long long)recovery.last_seq,
+                               "torn", recovery.torn ? Py_True : Py_False,
+                               "clean_close", recovery.clean_close ? Py_True : Py_False,
+                               "low_water", (unsigned long long)recovery.log.low_water,
+                               "wal_id", (unsigned long long)recovery.log.wal_id,
+                               "segment_bytes", recovery.log.segment_bytes, "bytes",
+                               (unsigned long long)recovery.bytes_read, "notes", notes);
     }
 exit:
     Py_XDECREF(segments);
@@ -177,18 +176,19 @@ exit:
 static int
 collect(void *ctx, uint64_t offset, uint64_t seq, const uint8_t *payload, uint32_t n)
 {
-    PyObject *item = Py_BuildValue("(KKy#)", (unsigned long long)offset,
-                                   (unsigned long long)seq, (const char *)payload,
-                                   (Py_ssize_t)n);
+    PyObject *item =
+        Py_BuildValue("(KKy#)", (unsigned long long)offset, (unsigned long long)seq,
+                      (const char *)payload, (Py_ssize_t)n);
     int result = item != NULL ? PyList_Append(ctx, item) : -1;
     Py_XDECREF(item);
     return result;
 }
 
-PyDoc_STRVAR(salvage_doc,
-             "salvage($type, data, segment, wal_id=0, /)\n--\n\n"
-             "Every whole record in the bytes of segment number `segment` of log wal_id\n"
-             "(0: any), holes or not: a list of (offset of the batch, seq, payload).");
+PyDoc_STRVAR(
+    salvage_doc,
+    "salvage($type, data, segment, wal_id=0, /)\n--\n\n"
+    "Every whole record in the bytes of segment number `segment` of log wal_id\n"
+    "(0: any), holes or not: a list of (offset of the batch, seq, payload).");
 
 static PyObject *
 walreader_salvage(PyObject *type, PyObject *args)
@@ -259,14 +259,10 @@ PyDoc_STRVAR(
     "there; IndexError: from_seq lies before the first segment; WalCorruption.");
 
 static PyType_Slot walreader_slots[] = {
-    {Py_tp_doc, (void *)walreader_doc},
-    {Py_tp_new, walreader_new},
-    {Py_tp_dealloc, walreader_dealloc},
-    {Py_tp_traverse, walreader_traverse},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, walreader_next},
-    {Py_tp_methods, walreader_methods},
-    {0, NULL},
+    {Py_tp_doc, (void *)walreader_doc}, {Py_tp_new, walreader_new},
+    {Py_tp_dealloc, walreader_dealloc}, {Py_tp_traverse, walreader_traverse},
+    {Py_tp_iter, PyObject_SelfIter},    {Py_tp_iternext, walreader_next},
+    {Py_tp_methods, walreader_methods}, {0, NULL},
 };
 
 PyType_Spec agpy_walreader_spec = {

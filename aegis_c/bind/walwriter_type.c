@@ -12,26 +12,23 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "detach.h"
+#include "fork.h"
 #include "lock.h"
 #include "wal/writer.h"
 
 /* At interpreter exit the disk gets this long; what it does not take stays in the ring,
  * and the next open writes it. */
 #define EXIT_FLUSH_NS 5000000000u
-/* Below this many octets a copy into the ring takes less time than detaching and
- * attaching again (21-31 ns, and up to 5 ms behind a busy thread). */
-#ifndef AG_DETACH_MIN
-#define AG_DETACH_MIN 65536
-#endif
-
 struct walwriter_object {
     PyObject_HEAD
     PyObject *weakrefs;
     PyObject *at_exit; /* owned: registered with atexit; holds a weak reference only */
     struct agpy_lock lock;
-    struct ag_wal *wal;  /* owned, under lock; NULL when closed */
-    bool closing;        /* under lock */
-    atomic_int users;    /* threads inside a call without the lock */
+    struct ag_wal *wal;       /* owned, under lock; NULL when closed */
+    bool closing;             /* under lock */
+    atomic_int users;         /* threads inside a call without the lock */
+    unsigned forks;           /* agpy_fork_count() when it was made */
     struct agpy_state *state; /* borrowed: the type keeps the module alive */
 };
 
@@ -51,11 +48,31 @@ raise_closed(struct walwriter_object *self)
     return raise_status(self, AG_ECLOSED, &err);
 }
 
+/* In a forked child the lock may be held for ever by a thread that is not there. */
+static bool
+is_forked(const struct walwriter_object *self)
+{
+    return agpy_fork_count() != self->forks;
+}
+
+static PyObject *
+raise_forked(struct walwriter_object *self)
+{
+    struct ag_error err;
+    (void)ag_fail(&err, AG_EFORKED, "the log belongs to the parent process");
+    ag_error_advice(&err, "Open a log of its own in the child");
+    return raise_status(self, AG_EFORKED, &err);
+}
+
 /* The log for a call without the lock, to be given back with leave(); or NULL with an
  * exception. */
 static struct ag_wal *
 enter(struct walwriter_object *self)
 {
+    if (is_forked(self)) {
+        raise_forked(self);
+        return NULL;
+    }
     agpy_lock_acquire(&self->lock);
     struct ag_wal *wal = self->closing ? NULL : self->wal;
     if (wal != NULL) {
@@ -79,6 +96,14 @@ static int
 close_handle(struct walwriter_object *self, uint64_t timeout_ns, struct ag_error *err)
 {
     int status = AG_OK;
+    if (is_forked(self)) {
+        struct ag_wal *parents = self->wal;
+        self->wal = NULL;
+        if (parents != NULL) {
+            ag_wal_abandon(parents);
+        }
+        return AG_OK;
+    }
     agpy_lock_acquire(&self->lock);
     struct ag_wal *wal = self->closing ? NULL : self->wal;
     self->closing = true;
@@ -89,7 +114,7 @@ close_handle(struct walwriter_object *self, uint64_t timeout_ns, struct ag_error
     Py_BEGIN_ALLOW_THREADS
         status = ag_wal_stop(wal, timeout_ns, err);
         if (status != AG_ETIMEDOUT) {
-            while (status != AG_EFORKED && atomic_load(&self->users) != 0) {
+            while (atomic_load(&self->users) != 0) {
                 struct timespec pause = {.tv_nsec = 100000};
                 (void)nanosleep(&pause, NULL);
             }
@@ -104,7 +129,7 @@ close_handle(struct walwriter_object *self, uint64_t timeout_ns, struct ag_error
         self->wal = NULL;
     }
     agpy_lock_release(&self->lock);
-    return status == AG_EFORKED ? AG_OK : status;
+    return status;
 }
 
 /* ---- the end of the interpreter ---- */
@@ -190,7 +215,7 @@ unregister_exit(struct walwriter_object *self)
 static PyObject *
 walwriter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"path",       "ring",     "segment_bytes",
+    static char *names[] = {"path",       "ring",         "segment_bytes",
                             "ring_bytes", "max_delay_us", "archive",
                             "direct",     "accept_tail",  NULL};
     PyObject *path = NULL, *ring = NULL, *archive = NULL;
@@ -210,15 +235,17 @@ walwriter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     if ((ring_object != Py_None && !PyUnicode_FSConverter(ring_object, &ring)) ||
-        (archive_object != Py_None && !PyUnicode_FSConverter(archive_object, &archive)) ||
+        (archive_object != Py_None &&
+         !PyUnicode_FSConverter(archive_object, &archive)) ||
         (accept != Py_None &&
          !PyArg_ParseTuple(accept, "KK:accept_tail", &accept_at, &accept_seq))) {
         goto exit;
     }
     if (segment_bytes <= 0 || segment_bytes > UINT32_MAX || ring_bytes <= 0 ||
         max_delay_us < 0 || max_delay_us > UINT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "segment_bytes and ring_bytes must be positive, "
-                                          "max_delay_us must not be negative");
+        PyErr_SetString(PyExc_ValueError,
+                        "segment_bytes and ring_bytes must be positive, "
+                        "max_delay_us must not be negative");
         goto exit;
     }
     self = (struct walwriter_object *)type->tp_alloc(type, 0);
@@ -226,7 +253,8 @@ walwriter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         goto exit;
     }
     self->state = state;
-    if (agpy_lock_init(&self->lock) < 0) {
+    self->forks = agpy_fork_count();
+    if (agpy_fork_watch() < 0 || agpy_lock_init(&self->lock) < 0) {
         Py_CLEAR(self);
         goto exit;
     }
@@ -300,13 +328,14 @@ walwriter_dealloc(PyObject *object)
 
 /* ---- producing ---- */
 
-PyDoc_STRVAR(append_doc,
-             "append($self, payload, /)\n--\n\n"
-             "Copy payload (bytes, 1 octet to 1 MiB) into the ring; return its sequence\n"
-             "number. Never waits for the disk. After it returns, the death of the\n"
-             "process loses nothing.\n\n"
-             "WalFull: no room, nothing was appended. WalPoisoned, WalError (closed).\n"
-             "ValueError: empty or too large.");
+PyDoc_STRVAR(
+    append_doc,
+    "append($self, payload, /)\n--\n\n"
+    "Copy payload (bytes, 1 octet to 1 MiB) into the ring; return its sequence\n"
+    "number. Never waits for the disk. After it returns, the death of the\n"
+    "process loses nothing.\n\n"
+    "WalFull: no room, nothing was appended. WalPoisoned, WalError (closed).\n"
+    "ValueError: empty or too large.");
 
 static PyObject *
 raise_append(struct walwriter_object *self, struct ag_wal *wal, int status, size_t n)
@@ -314,8 +343,9 @@ raise_append(struct walwriter_object *self, struct ag_wal *wal, int status, size
     struct ag_error err;
     switch (status) {
     case AG_EINVAL:
-        return PyErr_Format(PyExc_ValueError, "payload has %zu bytes: 1 to %zu expected",
-                            n, ag_wal_payload_max(wal));
+        return PyErr_Format(PyExc_ValueError,
+                            "payload has %zu bytes: 1 to %zu expected", n,
+                            ag_wal_payload_max(wal));
     case AG_EPOISONED:
         (void)ag_wal_failure(wal, &err);
         break;
@@ -330,10 +360,6 @@ raise_append(struct walwriter_object *self, struct ag_wal *wal, int status, size
                                   : "Wait for room, or choose a larger ring_bytes");
         break;
     }
-    case AG_EFORKED:
-        (void)ag_fail(&err, status, "the log belongs to the parent process");
-        ag_error_advice(&err, "Open a log of its own in the child");
-        break;
     default:
         (void)ag_fail(&err, status, "%s", ag_status_text(status));
         break;
@@ -353,20 +379,17 @@ walwriter_append(PyObject *object, PyObject *payload)
     }
     size_t n = (size_t)PyBytes_GET_SIZE(payload);
     const char *from = PyBytes_AS_STRING(payload);
+    if (is_forked(self)) {
+        return raise_forked(self);
+    }
     agpy_lock_acquire(&self->lock);
     struct ag_wal *wal = self->closing ? NULL : self->wal;
     if (wal == NULL) {
         agpy_lock_release(&self->lock);
         return raise_closed(self);
     }
-    int status;
-    if (n < AG_DETACH_MIN) {
-        status = ag_wal_append(wal, from, n, &seq);
-    } else {
-        Py_BEGIN_ALLOW_THREADS
-            status = ag_wal_append(wal, from, n, &seq);
-        Py_END_ALLOW_THREADS
-    }
+    int status = AG_OK;
+    AGPY_DETACHED(n, status = ag_wal_append(wal, from, n, &seq));
     if (status != AG_OK) {
         atomic_fetch_add(&self->users, 1);
         agpy_lock_release(&self->lock);
@@ -389,9 +412,10 @@ parse_number(PyObject *object, uint64_t *number)
     return 0;
 }
 
-PyDoc_STRVAR(want_doc, "want($self, seq, /)\n--\n\n"
-                       "Somebody awaits seq: flush now instead of gathering. The eventfd "
-                       "becomes\nreadable when it is durable.");
+PyDoc_STRVAR(want_doc,
+             "want($self, seq, /)\n--\n\n"
+             "Somebody awaits seq: flush now instead of gathering. The eventfd "
+             "becomes\nreadable when it is durable.");
 
 static PyObject *
 walwriter_want(PyObject *object, PyObject *argument)
@@ -491,9 +515,10 @@ walwriter_drain(PyObject *object, PyObject *ignored)
     return PyLong_FromUnsignedLongLong(durable);
 }
 
-PyDoc_STRVAR(room_doc, "room($self)\n--\n\n"
-                       "Free bytes of the ring; a payload takes 16 more than its length "
-                       "padded to 8.");
+PyDoc_STRVAR(room_doc,
+             "room($self)\n--\n\n"
+             "Free bytes of the ring; a payload takes 16 more than its length "
+             "padded to 8.");
 
 static PyObject *
 walwriter_room(PyObject *object, PyObject *ignored)
@@ -508,10 +533,11 @@ walwriter_room(PyObject *object, PyObject *ignored)
     return PyLong_FromSize_t(room);
 }
 
-PyDoc_STRVAR(want_room_doc,
-             "want_room($self, n, /)\n--\n\n"
-             "True when the ring has n free bytes (or never can have); else the eventfd\n"
-             "becomes readable once it has.");
+PyDoc_STRVAR(
+    want_room_doc,
+    "want_room($self, n, /)\n--\n\n"
+    "True when the ring has n free bytes (or never can have); else the eventfd\n"
+    "becomes readable once it has.");
 
 static PyObject *
 walwriter_want_room(PyObject *object, PyObject *argument)
@@ -529,11 +555,12 @@ walwriter_want_room(PyObject *object, PyObject *argument)
     return PyBool_FromLong(there);
 }
 
-PyDoc_STRVAR(release_doc,
-             "release($self, seq, blob=b'', /)\n--\n\n"
-             "Set the low-water mark: records up to seq (durable) need no recovery any\n"
-             "more; whole segments below it move to the archive. blob is kept with the\n"
-             "mark. Waits for the disk.");
+PyDoc_STRVAR(
+    release_doc,
+    "release($self, seq, blob=b'', /)\n--\n\n"
+    "Set the low-water mark: records up to seq (durable) need no recovery any\n"
+    "more; whole segments below it move to the archive. blob is kept with the\n"
+    "mark. Waits for the disk.");
 
 static PyObject *
 walwriter_release(PyObject *object, PyObject *args)
@@ -566,10 +593,11 @@ walwriter_release(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(reopen_doc,
-             "reopen($self)\n--\n\n"
-             "After WalPoisoned: recover on a new segment and write again everything that\n"
-             "was appended and is not durable. Does nothing when the log is healthy.");
+PyDoc_STRVAR(
+    reopen_doc,
+    "reopen($self)\n--\n\n"
+    "After WalPoisoned: recover on a new segment and write again everything that\n"
+    "was appended and is not durable. Does nothing when the log is healthy.");
 
 static PyObject *
 walwriter_reopen(PyObject *object, PyObject *ignored)
@@ -578,6 +606,9 @@ walwriter_reopen(PyObject *object, PyObject *ignored)
     struct ag_error err;
     int status = AG_ECLOSED;
     (void)ignored;
+    if (is_forked(self)) {
+        return raise_forked(self);
+    }
     agpy_lock_acquire(&self->lock);
     if (self->wal != NULL && !self->closing) {
         Py_BEGIN_ALLOW_THREADS
@@ -642,9 +673,10 @@ walwriter_stats(PyObject *object, PyObject *ignored)
     PyObject *dict = PyDict_New();
     int failed = dict == NULL;
 #define NUMBER(field)                                                                  \
-    failed = failed || set_item(dict, #field,                                          \
-                                PyLong_FromUnsignedLongLong(                           \
-                                    (unsigned long long)stats.field)) < 0;
+    failed =                                                                           \
+        failed ||                                                                      \
+        set_item(dict, #field,                                                         \
+                 PyLong_FromUnsignedLongLong((unsigned long long)stats.field)) < 0;
 #define FLAG(field)                                                                    \
     failed = failed || set_item(dict, #field, PyBool_FromLong(stats.field)) < 0;
     NUMBER(next_seq)
@@ -677,12 +709,12 @@ walwriter_stats(PyObject *object, PyObject *ignored)
     FLAG(ring_lost)
 #undef NUMBER
 #undef FLAG
-    failed = failed || set_item(dict, "sync_us",
-                                list_of(stats.sync_us, AG_WAL_SYNC_BUCKETS)) < 0;
+    failed = failed ||
+             set_item(dict, "sync_us", list_of(stats.sync_us, AG_WAL_SYNC_BUCKETS)) < 0;
     failed = failed || set_item(dict, "batch_records",
                                 list_of(stats.batch_records, AG_WAL_BATCH_BUCKETS)) < 0;
-    failed =
-        failed || set_item(dict, "ring_mode", PyUnicode_FromString(stats.ring_mode)) < 0;
+    failed = failed ||
+             set_item(dict, "ring_mode", PyUnicode_FromString(stats.ring_mode)) < 0;
     if (!failed) {
         PyObject *text = PyUnicode_DecodeFSDefault(ag_wal_notes(wal));
         PyObject *lines =
@@ -754,6 +786,9 @@ walwriter_closed(PyObject *object, void *ignored)
 {
     (void)ignored;
     struct walwriter_object *self = WALWRITER(object);
+    if (is_forked(self)) {
+        return PyBool_FromLong(self->wal == NULL);
+    }
     agpy_lock_acquire(&self->lock);
     bool closed = self->closing || self->wal == NULL;
     agpy_lock_release(&self->lock);
@@ -762,12 +797,13 @@ walwriter_closed(PyObject *object, void *ignored)
 
 /* ---- closing ---- */
 
-PyDoc_STRVAR(close_doc,
-             "close($self, timeout=None)\n--\n\n"
-             "Flush everything, end the threads, free the ring. May be called again.\n\n"
-             "TimeoutError: the disk did not take everything in `timeout` seconds; it goes\n"
-             "on, call close again. WalPoisoned: what was not durable stays in the ring,\n"
-             "and the next open writes it.");
+PyDoc_STRVAR(
+    close_doc,
+    "close($self, timeout=None)\n--\n\n"
+    "Flush everything, end the threads, free the ring. May be called again.\n\n"
+    "TimeoutError: the disk did not take everything in `timeout` seconds; it goes\n"
+    "on, call close again. WalPoisoned: what was not durable stays in the ring,\n"
+    "and the next open writes it.");
 
 static PyObject *
 walwriter_close(PyObject *object, PyObject *args, PyObject *kwargs)

@@ -1,15 +1,15 @@
 // links: memfs
 /* Enumerates what a crash may leave of a log, and opens every such state.
  *
- * A scenario is a chain of runs: recovery, replay of a ring, batches, markers, rotations,
- * low-water marks, sometimes a clean end. Every operation of a run is recorded; then, for
- * each point in time, every subset of what was not synced (all subsets up to 12 sectors,
- * beyond that all prefixes, all single holes and random subsets; also cuts inside a
- * sector) is built, recovered and checked:
- *     acknowledged <= recovered <= submitted, and each record is the one submitted.
- * Part of the states is also started, replayed, appended to and recovered again. One of
- * the states is where the next run of the chain begins, so tears, crashes during
- * recovery and appends after a tear pile up.
+ * A scenario is a chain of runs: recovery, replay of a ring, batches, markers,
+ * rotations, low-water marks, sometimes a clean end. Every operation of a run is
+ * recorded; then, for each point in time, every subset of what was not synced (all
+ * subsets up to 12 sectors, beyond that all prefixes, all single holes and random
+ * subsets; also cuts inside a sector) is built, recovered and checked: acknowledged <=
+ * recovered <= submitted, and each record is the one submitted. Part of the states is
+ * also started, replayed, appended to and recovered again. One of the states is where
+ * the next run of the chain begins, so tears, crashes during recovery and appends after
+ * a tear pile up.
  *
  * usage: crash_wal [--states N] [--seconds S] [--jobs J] [--seed X] */
 #include <malloc.h>
@@ -82,8 +82,9 @@ fail_state(const struct scenario *s, const char *what, const struct ag_error *er
     fprintf(stderr, "seed %" PRIu64 " run %u state %" PRIu64 ": %s", s->seed, s->run,
             s->states, what);
     if (err != NULL) {
-        fprintf(stderr, ": %s; %s byte %" PRIu64 " seq %" PRIu64 "; expected %s, found %s",
-                err->what, err->file, err->offset, err->index, err->expected, err->found);
+        fprintf(
+            stderr, ": %s; %s byte %" PRIu64 " seq %" PRIu64 "; expected %s, found %s",
+            err->what, err->file, err->offset, err->index, err->expected, err->found);
     }
     fputc('\n', stderr);
     exit(1);
@@ -135,7 +136,8 @@ recover(struct scenario *s, struct memfs *fs, struct ag_wal_recovery *recovery,
     }
     if (recovery->last_seq < acked || recovery->last_seq > s->submitted) {
         fprintf(stderr,
-                "acknowledged %" PRIu64 ", recovered %" PRIu64 ", submitted %" PRIu64 "\n",
+                "acknowledged %" PRIu64 ", recovered %" PRIu64 ", submitted %" PRIu64
+                "\n",
                 acked, recovery->last_seq, s->submitted);
         fail_state(s, "an acknowledged record is lost, or one invented", NULL);
     }
@@ -177,7 +179,8 @@ check_deep(struct scenario *s, struct memfs *fs, struct ag_wal_recovery *recover
                   AG_OK);
         ASSERT_EQ(ag_log_rotate(&log, fd, &err), AG_OK);
     }
-    ag_log_add(&log, payload, n, ag_crc32c_mask(ag_wal_record_crc(last + 1, payload, n)));
+    ag_log_add(&log, payload, n,
+               ag_crc32c_mask(ag_wal_record_crc(last + 1, payload, n)));
     ASSERT_EQ(ag_log_flush(&log, 0, &err), AG_OK);
     ag_log_stop(&log);
     ag_wal_recovery_free(recovery);
@@ -373,14 +376,16 @@ crash_everywhere(struct scenario *s, const struct memfs *base,
             case MEMFS_DIR:
                 for (size_t k = 0; k < name_count; k++) {
                     const struct memfs_op *change = &trace->ops[names[k]];
-                    const char *path = change->to[0] != '\0' ? change->to : change->from;
+                    const char *path =
+                        change->to[0] != '\0' ? change->to : change->from;
                     const char *slash = strrchr(path, '/');
                     size_t n = slash != NULL ? (size_t)(slash - path) : 0;
                     const char *source = strrchr(change->from, '/');
                     size_t m = source != NULL ? (size_t)(source - change->from) : 0;
                     size_t dir = strlen(op->from);
                     if ((n == dir && memcmp(path, op->from, n) == 0) ||
-                        (m == dir && m != 0 && memcmp(change->from, op->from, m) == 0)) {
+                        (m == dir && m != 0 &&
+                         memcmp(change->from, op->from, m) == 0)) {
                         memfs_apply(&durable, change);
                     } else {
                         names[kept++] = names[k];
@@ -429,8 +434,7 @@ make_ring(struct scenario *s, uint64_t wal_id, uint64_t last)
             s->tags[seq] = s->run;
         }
         uint32_t n = payload_of(s->tags[seq], seq, entry + AG_RING_ENTRY);
-        uint32_t crc =
-            ag_crc32c_mask(ag_wal_record_crc(seq, entry + AG_RING_ENTRY, n));
+        uint32_t crc = ag_crc32c_mask(ag_wal_record_crc(seq, entry + AG_RING_ENTRY, n));
         memcpy(entry, &n, 4);
         memcpy(entry + 4, &crc, 4);
         memcpy(entry + 8, &seq, 8);
@@ -500,8 +504,8 @@ run(struct scenario *s, const struct memfs *base)
     if (with_ring) {
         make_ring(s, recovery.log.wal_id, last);
     }
-    if (ag_log_start(&log, &live.table, DIR_NAME, NULL, s->segment_bytes, true, &recovery,
-                     &err) != AG_OK) {
+    if (ag_log_start(&log, &live.table, DIR_NAME, NULL, s->segment_bytes, true,
+                     &recovery, &err) != AG_OK) {
         fail_state(s, "the log does not start", &err);
     }
     ag_wal_recovery_free(&recovery);
@@ -520,8 +524,9 @@ run(struct scenario *s, const struct memfs *base)
             }
             break;
         case 1:
-            ASSERT_EQ(ag_log_set_low_water(&log, ag_log_last_seq(&log), "blob", 4, &err),
-                      AG_OK);
+            ASSERT_EQ(
+                ag_log_set_low_water(&log, ag_log_last_seq(&log), "blob", 4, &err),
+                AG_OK);
             break;
         case 2:
             rotate(s, &log);
@@ -578,7 +583,8 @@ work(uint64_t seed, uint64_t states, double seconds)
     static struct scenario s;
     s.limit = states;
     s.until_ns = ag_clock_ns() + (uint64_t)(seconds * 1e9);
-    for (uint64_t round = 0; s.states < s.limit && ag_clock_ns() < s.until_ns; round++) {
+    for (uint64_t round = 0; s.states < s.limit && ag_clock_ns() < s.until_ns;
+         round++) {
         s.seed = seed + round;
         s.rng = s.seed;
         scenario(&s);
@@ -633,7 +639,7 @@ main(int argc, char **argv)
         }
     }
     double took = (double)(ag_clock_ns() - started) / 1e9;
-    printf("%" PRIu64 " crash states opened and checked in %.1f s (%.0f/s): %s\n", total,
-           took, (double)total / took, failed ? "FAILED" : "ok");
+    printf("%" PRIu64 " crash states opened and checked in %.1f s (%.0f/s): %s\n",
+           total, took, (double)total / took, failed ? "FAILED" : "ok");
     return failed ? 1 : 0;
 }

@@ -320,7 +320,8 @@ fs_statfs(void *ctx, const char *path, struct ag_io_fs *out)
 }
 
 static int
-fs_list(void *ctx, const char *path, void (*each)(void *arg, const char *name), void *arg)
+fs_list(void *ctx, const char *path, void (*each)(void *arg, const char *name),
+        void *arg)
 {
     struct memfs *fs = ctx;
     size_t n = strlen(path);

@@ -28,16 +28,23 @@ struct memfs_name {
     int inode; /* -1: free; -2: directory */
 };
 
-enum memfs_kind { MEMFS_WRITE, MEMFS_SYNC, MEMFS_LINK, MEMFS_MOVE, MEMFS_DROP, MEMFS_DIR };
+enum memfs_kind {
+    MEMFS_WRITE,
+    MEMFS_SYNC,
+    MEMFS_LINK,
+    MEMFS_MOVE,
+    MEMFS_DROP,
+    MEMFS_DIR
+};
 
 struct memfs_op {
     enum memfs_kind kind;
     int inode; /* of WRITE, SYNC, LINK */
     uint64_t offset;
     size_t n;
-    uint8_t *data;                        /* owned: what was written */
+    uint8_t *data;                         /* owned: what was written */
     char from[MEMFS_NAME], to[MEMFS_NAME]; /* names; DIR: the directory in `from` */
-    uint64_t acked;                       /* what was acknowledged before this one */
+    uint64_t acked;                        /* what was acknowledged before this one */
 };
 
 struct memfs_trace {
@@ -50,10 +57,10 @@ struct memfs {
     struct memfs_inode inodes[MEMFS_INODES];
     int inode_count;
     struct memfs_name names[MEMFS_NAMES];
-    int fds[32]; /* inode, or -1 */
-    struct memfs_trace *trace;      /* NULL: not recording */
-    const _Atomic uint64_t *acked;  /* sampled before each recorded operation */
-    uint64_t acked_floor;           /* acknowledged before the recording began */
+    int fds[32];                   /* inode, or -1 */
+    struct memfs_trace *trace;     /* NULL: not recording */
+    const _Atomic uint64_t *acked; /* sampled before each recorded operation */
+    uint64_t acked_floor;          /* acknowledged before the recording began */
 };
 
 void memfs_init(struct memfs *fs);

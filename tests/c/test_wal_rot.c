@@ -50,8 +50,8 @@ start(struct ag_log *log, struct memfs *fs, struct ag_wal_recovery *recovery)
     const struct ag_wal_recover_options options = {0};
     struct ag_error err;
     ASSERT_EQ(ag_wal_recover(&fs->table, "L", &options, recovery, &err), AG_OK);
-    ASSERT_EQ(
-        ag_log_start(log, &fs->table, "L", NULL, SEGMENT, true, recovery, &err), AG_OK);
+    ASSERT_EQ(ag_log_start(log, &fs->table, "L", NULL, SEGMENT, true, recovery, &err),
+              AG_OK);
     ag_wal_recovery_free(recovery);
 }
 
@@ -308,7 +308,8 @@ test_fork(void)
     memfs_free(&common);
 }
 
-/* Bytes that look like batches, zeros, or whitening words are payload like any other. */
+/* Bytes that look like batches, zeros, or whitening words are payload like any other.
+ */
 static void
 test_payloads(void)
 {
@@ -328,7 +329,8 @@ test_payloads(void)
             /* Sectors of zeros beside sectors of the words that would hide them. */
             uint16_t key = (uint16_t)(i / 1536);
             ag_put_u64le(payload + i,
-                         key % 2 == 0 ? 0 : ag_wal_whitening_word((uint16_t)(key / 2 + 1)));
+                         key % 2 == 0 ? 0
+                                      : ag_wal_whitening_word((uint16_t)(key / 2 + 1)));
         }
         uint32_t n = kind == 5 ? sizeof(payload) - 101 : 5000;
         add(&log, payload, n, true);
@@ -411,7 +413,8 @@ test_accept_tail(void)
     ag_log_stop(&log);
     ag_wal_recovery_free(&recovery);
     struct ag_wal_segment_header header;
-    ASSERT_EQ(ag_wal_decode_segment(fs.inodes[segment(&fs, 2)].data, &header), AG_READ_OK);
+    ASSERT_EQ(ag_wal_decode_segment(fs.inodes[segment(&fs, 2)].data, &header),
+              AG_READ_OK);
     ASSERT_EQ_U(header.flags, AG_SEGMENT_TAIL_ACCEPTED);
     options.accept_at = options.accept_seq = 0;
     ASSERT_EQ(ag_wal_recover(&fs.table, "L", &options, &recovery, &err), AG_OK);

@@ -1,6 +1,6 @@
 // links: scratch
-/* The log with its threads, on real files: errors and kills at every call, a full disk, a
- * slow disk, waiting, forks, the second consumer. AEGIS_LONG=1 tries every call where
+/* The log with its threads, on real files: errors and kills at every call, a full disk,
+ * a slow disk, waiting, forks, the second consumer. AEGIS_LONG=1 tries every call where
  * the short form tries some. */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,10 +32,10 @@ static struct {
     _Atomic int error;      /* with this; -1: short write; -2: SIGKILL */
     _Atomic bool lasting;   /* and so do all later ones of its kind */
     _Atomic int lasting_kind;
-    _Atomic bool no_space;  /* segments cannot be made */
-    _Atomic bool stall;     /* fdatasync waits */
+    _Atomic bool no_space; /* segments cannot be made */
+    _Atomic bool stall;    /* fdatasync waits */
     _Atomic bool failed_fd[FDS];
-    _Atomic long repeated;  /* syncs or writes on a descriptor whose sync failed */
+    _Atomic long repeated; /* syncs or writes on a descriptor whose sync failed */
     _Atomic bool hit;
     _Atomic int hit_kind;
 } fault;
@@ -194,7 +194,8 @@ f_reserve(void *ctx, int fd, off_t size)
 }
 
 static int
-f_list(void *ctx, const char *path, void (*each)(void *arg, const char *name), void *arg)
+f_list(void *ctx, const char *path, void (*each)(void *arg, const char *name),
+       void *arg)
 {
     (void)ctx;
     int error = due(NAME);
@@ -228,16 +229,16 @@ setup(const char *name)
     table.reserve = f_reserve;
     table.list = f_list;
     scratch_path(log_path, folder, name);
-    (void)snprintf(ring_path, sizeof(ring_path), "/dev/shm/aegis-test-%d-%s", (int)getpid(),
-                   name);
+    (void)snprintf(ring_path, sizeof(ring_path), "/dev/shm/aegis-test-%d-%s",
+                   (int)getpid(), name);
 }
 
 static void
 forget(void)
 {
     char command[1200];
-    (void)snprintf(command, sizeof(command), "rm -rf '%.350s' '%.350s' '%.350s.orphan'", log_path,
-                   ring_path, ring_path);
+    (void)snprintf(command, sizeof(command), "rm -rf '%.350s' '%.350s' '%.350s.orphan'",
+                   log_path, ring_path, ring_path);
     ASSERT_EQ(system(command), 0);
 }
 
@@ -420,7 +421,8 @@ step_of(long calls, long runs)
 }
 
 /* The n-th call fails, for all n: nothing acknowledged is ever lost, no descriptor is
- * used after its sync failed, and reopening brings back everything that was appended. */
+ * used after its sync failed, and reopening brings back everything that was appended.
+ */
 static void
 test_errors(void)
 {
@@ -451,9 +453,10 @@ test_errors(void)
             /* The ring is still there: what append returned comes back. */
             status = work(1, RECORDS + 5, &told);
             if (status != AG_OK) {
-                CHECK_FAIL("errno %d at call %ld (kind %d): %s; %s; expected %s, found %s",
-                           errors[e], at, kind, open_error.what, open_error.file,
-                           open_error.expected, open_error.found);
+                CHECK_FAIL(
+                    "errno %d at call %ld (kind %d): %s; %s; expected %s, found %s",
+                    errors[e], at, kind, open_error.what, open_error.file,
+                    open_error.expected, open_error.found);
             }
             ASSERT_EQ_U(check_records(), RECORDS + 5);
             forget();
@@ -616,9 +619,9 @@ test_news(void)
     struct ag_wal *wal = open_log();
     int fd = ag_wal_fileno(wal);
     ASSERT_EQ(append(wal, 1), AG_OK);
-    ASSERT(!readable(fd, 30)); /* nobody asked */
+    ASSERT(!readable(fd, 30));           /* nobody asked */
     ASSERT_EQ_U(ag_wal_durable(wal), 1); /* written all the same, after the window */
-    ag_wal_want(wal, 1); /* too late is not too late */
+    ag_wal_want(wal, 1);                 /* too late is not too late */
     ASSERT(readable(fd, 1000));
     ASSERT_EQ_U(ag_wal_drain(wal), 1);
     ASSERT(!readable(fd, 0));
@@ -719,8 +722,8 @@ follow(void *arg)
     uint32_t n = 0;
     ASSERT_EQ(ag_wal_cursor_open(follower->wal, 1, &cursor, &err), AG_OK);
     while (next <= follower->last) {
-        int got = ag_wal_cursor_next(cursor, ag_wal_durable(follower->wal), &seq, &payload,
-                                     &n, &err);
+        int got = ag_wal_cursor_next(cursor, ag_wal_durable(follower->wal), &seq,
+                                     &payload, &n, &err);
         if (got < 0) {
             CHECK_FAIL("%s; %s seq %" PRIu64, err.what, err.file, err.index);
         }

@@ -2,7 +2,8 @@
  * it, says so, and goes on. When does it flush? At once if somebody waits or the ring
  * fills up; else once per window of max_delay_us. While records keep coming it sleeps
  * with a timer, so that the producer never has to wake it (a futex wake costs the
- * producer 9-15 us); after some empty windows it parks, and the next record wakes it. */
+ * producer 9-15 us); after some empty windows it parks, and the next record wakes it.
+ */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -79,9 +80,10 @@ poison(struct ag_wal *wal, const struct ag_error *err)
     (void)pthread_mutex_unlock(&wal->lock);
     ag_wal_signal(wal);
     if (wal->options.notify != NULL) {
-        wal->options.notify(wal->options.notify_ctx,
-                            atomic_load_explicit(&wal->durable_seq, memory_order_relaxed),
-                            AG_EPOISONED);
+        wal->options.notify(
+            wal->options.notify_ctx,
+            atomic_load_explicit(&wal->durable_seq, memory_order_relaxed),
+            AG_EPOISONED);
     }
 }
 
@@ -242,8 +244,7 @@ sleep_until(struct ag_wal *wal, enum ag_wal_sleep how, uint64_t until_ns)
 {
     atomic_store(&wal->sleep, (uint32_t)how);
     atomic_thread_fence(memory_order_seq_cst);
-    uint64_t tail =
-        atomic_load_explicit(&wal->ring.header->tail, memory_order_acquire);
+    uint64_t tail = atomic_load_explicit(&wal->ring.header->tail, memory_order_acquire);
     bool pending = tail != wal->taken;
     if (atomic_load(&wal->stop) || atomic_load(&wal->mark_asked) != 0 ||
         (pending && (how == AG_PARK || is_urgent(wal, tail)))) {
@@ -258,10 +259,12 @@ static int
 writer_loop(struct ag_wal *wal, struct ag_error *err)
 {
     const uint64_t window = (uint64_t)wal->options.max_delay_us * 1000u;
-    uint64_t flush_at = 0, marker_at = 0;
+    uint64_t flush_at = ag_clock_ns() + window, marker_at = 0;
     unsigned idle = 0;
     bool parked = false;
     for (;;) {
+        /* First stop, then tail: whoever sets stop has appended before. */
+        bool stop = atomic_load(&wal->stop);
         uint64_t tail =
             atomic_load_explicit(&wal->ring.header->tail, memory_order_acquire);
         uint64_t now = ag_clock_ns();
@@ -280,7 +283,7 @@ writer_loop(struct ag_wal *wal, struct ag_error *err)
             now = ag_clock_ns();
             flush_at = now + window;
             marker_at = now + MARKER_AFTER_NS;
-        } else if (atomic_load(&wal->stop)) {
+        } else if (stop) {
             return AG_OK;
         } else if (!wal->witnessed && ag_log_marker_fits(&wal->log) &&
                    (atomic_exchange(&wal->mark_asked, 0) != 0 || now >= marker_at)) {

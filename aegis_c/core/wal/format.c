@@ -298,8 +298,8 @@ ag_wal_decode_log(const uint8_t *bytes, size_t n, struct ag_wal_log_file *log)
     log->low_water = ag_get_u64le(bytes + 48);
     log->prev_crc = ag_get_u32le(bytes + 56);
     log->blob = bytes + AG_WAL_HEADER;
-    if (ag_get_u32le(bytes + 20) != AG_WAL_BLOCK || log->blob_len != n - AG_WAL_HEADER ||
-        log->segment_bytes < AG_WAL_SEGMENT_MIN ||
+    if (ag_get_u32le(bytes + 20) != AG_WAL_BLOCK ||
+        log->blob_len != n - AG_WAL_HEADER || log->segment_bytes < AG_WAL_SEGMENT_MIN ||
         log->segment_bytes > AG_WAL_SEGMENT_MAX ||
         log->segment_bytes % AG_WAL_BLOCK != 0 || log->first_live == 0) {
         return AG_ECORRUPT;

@@ -1,16 +1,17 @@
 /* The bytes of the write-ahead log: pure functions, no I/O. All integers little-endian.
  *
- * A log is a directory with the file LOG and segments `wal-%016x.seg` of one exact size,
- * zero-written before use. Block 0 of a segment (4 KiB) is its header, the rest of that
- * block 0xFF; then batches, each at a 4 KiB boundary, the unit of write and sync.
+ * A log is a directory with the file LOG and segments `wal-%016x.seg` of one exact
+ * size, zero-written before use. Block 0 of a segment (4 KiB) is its header, the rest
+ * of that block 0xFF; then batches, each at a 4 KiB boundary, the unit of write and
+ * sync.
  *
  * Segment header, 64 bytes:
  *    0 magic "AGWSEG\0\1" | 8 wal_id u64 | 16 segment_no u32 | 20 epoch u32 |
  *   24 first_seq u64 | 32 prev_valid_len u64 | 40 prev_last_seq u64 | 48 prev_crc u32 |
  *   52 flags u32 (1: tail of the predecessor accepted by an operator) | 56 zero u32 |
  *   60 masked CRC-32C of bytes 0-59
- * It certifies its predecessor: how many bytes of it count, its last sequence number and
- * the header CRC of its last batch (its segment header's when it holds no batch).
+ * It certifies its predecessor: how many bytes of it count, its last sequence number
+ * and the header CRC of its last batch (its segment header's when it holds no batch).
  *
  * Batch header, 64 bytes:
  *    0 magic "AGBT" | 4 version u8 | 5 flags u8 (1 marker, 4 seal, 8 clean close) |
@@ -31,8 +32,8 @@
  * LOG, 64 bytes and a blob: 0 magic "AGWALOG\1" | 8 wal_id u64 | 16 segment_bytes u32 |
  *   20 block_bytes u32 | 24 epoch u32 | 28 first_live u32 | 32 opened u32 (segment
  *   activated by the last open) | 36 blob_len u32 | 40 first_seq u64 (of first_live) |
- *   48 low_water u64 | 56 prev_crc u32 (in the header of first_live) | 60 masked CRC-32C
- *   of bytes 0-59 and the blob */
+ *   48 low_water u64 | 56 prev_crc u32 (in the header of first_live) | 60 masked
+ * CRC-32C of bytes 0-59 and the blob */
 #ifndef AG_WAL_FORMAT_H
 #define AG_WAL_FORMAT_H
 
@@ -126,8 +127,8 @@ ag_wal_extent(size_t body_len)
 static inline size_t
 ag_wal_payload_limit(uint32_t segment_bytes)
 {
-    size_t room = segment_bytes - 2u * AG_WAL_BLOCK - AG_WAL_HEADER - 8u -
-                  AG_WAL_RECORD_HEADER;
+    size_t room =
+        segment_bytes - 2u * AG_WAL_BLOCK - AG_WAL_HEADER - 8u - AG_WAL_RECORD_HEADER;
     return room < AG_WAL_PAYLOAD_MAX ? room : AG_WAL_PAYLOAD_MAX;
 }
 
@@ -146,7 +147,8 @@ size_t ag_wal_seal_batch(struct ag_wal_batch_header *header, uint8_t *batch);
 enum ag_wal_read ag_wal_decode_batch(const uint8_t *batch,
                                      struct ag_wal_batch_header *header);
 /* Whether the body of a decoded batch has its CRC; `batch` holds the whole extent. */
-bool ag_wal_batch_body_ok(const struct ag_wal_batch_header *header, const uint8_t *batch);
+bool ag_wal_batch_body_ok(const struct ag_wal_batch_header *header,
+                          const uint8_t *batch);
 
 uint64_t ag_wal_whitening_word(uint16_t key);
 /* XORs everything behind the header of a batch; its own inverse. */

@@ -11,8 +11,8 @@
 
 #include "base/clock.h"
 
-/* Sleeps while *word is `value`, at most until the monotonic time `until_ns` (UINT64_MAX:
- * for ever). May wake early. */
+/* Sleeps while *word is `value`, at most until the monotonic time `until_ns`
+ * (UINT64_MAX: for ever). May wake early. */
 static inline void
 ag_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t until_ns)
 {

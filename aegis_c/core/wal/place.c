@@ -46,8 +46,9 @@ no_place(struct ag_error *err, int status, const char *path, const char *what,
     ag_fail(err, status, "%s", what);
     ag_error_file(err, path, AG_NO_POSITION);
     ag_error_pair(err, expected, found);
-    ag_error_advice(err, "Mount a tmpfs there, or choose the ring's file with ring=PATH "
-                         "(on a disk an append can take milliseconds)");
+    ag_error_advice(err,
+                    "Mount a tmpfs there, or choose the ring's file with ring=PATH "
+                    "(on a disk an append can take milliseconds)");
     return status;
 }
 

@@ -38,13 +38,13 @@ open_segment(struct ag_wal_reader *reader, uint32_t number, struct ag_error *err
     int status = AG_OK;
     for (int attempt = 0; attempt < 3; attempt++) {
         bool in_archive = attempt == 1;
-        status = ag_wal_segment_path(reader->path,
-                                     in_archive ? reader->archive : reader->dir, number,
-                                     err);
+        status = ag_wal_segment_path(
+            reader->path, in_archive ? reader->archive : reader->dir, number, err);
         if (status != AG_OK) {
             return status;
         }
-        int fd = reader->io->open(reader->io->ctx, reader->path, O_RDONLY | O_NOFOLLOW, 0);
+        int fd =
+            reader->io->open(reader->io->ctx, reader->path, O_RDONLY | O_NOFOLLOW, 0);
         if (fd >= 0) {
             reader->fd = fd;
             reader->filled = 0;
@@ -79,8 +79,8 @@ load(struct ag_wal_reader *reader, uint64_t at, size_t n, const uint8_t **to,
         uint64_t left = reader->segment_bytes - at;
         size_t want = left < WINDOW ? (size_t)left : WINDOW;
         reader->filled = 0;
-        int status = ag_io_read_full(reader->io, reader->fd, reader->path, reader->window,
-                                     want, at, err);
+        int status = ag_io_read_full(reader->io, reader->fd, reader->path,
+                                     reader->window, want, at, err);
         if (status != AG_OK) {
             return status;
         }
@@ -129,7 +129,8 @@ next_segment(struct ag_wal_reader *reader, struct ag_error *err)
     char path[AG_WAL_PATH];
     memcpy(path, reader->path, sizeof(path));
     reader->fd = -1;
-    int got = read_segment_header(reader, reader->position.segment_no + 1, &header, err);
+    int got =
+        read_segment_header(reader, reader->position.segment_no + 1, &header, err);
     if (got <= 0) {
         reader->fd = fd;
         memcpy(reader->path, path, sizeof(path));
@@ -174,7 +175,8 @@ next_batch(struct ag_wal_reader *reader, struct ag_error *err)
                 if (status == AG_OK &&
                     ag_wal_decode_batch(batch, &header) == AG_READ_OK &&
                     ag_wal_extent(header.body_len) <= left) {
-                    status = load(reader, at, ag_wal_extent(header.body_len), &batch, err);
+                    status =
+                        load(reader, at, ag_wal_extent(header.body_len), &batch, err);
                 }
                 if (status != AG_OK) {
                     return status;
@@ -292,7 +294,8 @@ find_start(struct ag_wal_reader *reader, uint64_t wal_id, struct ag_error *err)
     uint64_t lowest = 0;
     int result = reader->io->list(reader->io->ctx, reader->dir, each_segment, &found);
     if (result == 0 && reader->archived) {
-        result = reader->io->list(reader->io->ctx, reader->archive, each_segment, &found);
+        result =
+            reader->io->list(reader->io->ctx, reader->archive, each_segment, &found);
         result = result == -ENOENT ? 0 : result;
     }
     if (result < 0) {
@@ -353,8 +356,8 @@ ag_wal_reader_open(const struct ag_io *io, const char *dir, const char *archive,
     struct ag_wal_reader *reader = NULL;
     int status = ag_wal_path(path, dir, "LOG", err);
     if (status == AG_OK) {
-        status = ag_io_read_file(io, path, AG_WAL_HEADER + AG_WAL_BLOB_MAX, &bytes, &n,
-                                 err);
+        status =
+            ag_io_read_file(io, path, AG_WAL_HEADER + AG_WAL_BLOB_MAX, &bytes, &n, err);
     }
     if (status == AG_OK) {
         status = ag_wal_decode_log(bytes, n, &file);

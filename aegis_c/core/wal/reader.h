@@ -1,5 +1,5 @@
-/* Reads records out of the files of a log, in order, beside a live writer. Never changes
- * anything. One thread at a time per reader. */
+/* Reads records out of the files of a log, in order, beside a live writer. Never
+ * changes anything. One thread at a time per reader. */
 #ifndef AG_WAL_READER_H
 #define AG_WAL_READER_H
 

@@ -59,7 +59,8 @@ ag_wal_path(char *to, const char *dir, const char *name, struct ag_error *err)
 }
 
 int
-ag_wal_segment_path(char *to, const char *dir, uint32_t segment_no, struct ag_error *err)
+ag_wal_segment_path(char *to, const char *dir, uint32_t segment_no,
+                    struct ag_error *err)
 {
     char name[40];
     (void)snprintf(name, sizeof(name), "wal-%016" PRIx32 ".seg", segment_no);
@@ -152,11 +153,11 @@ by_number(const void *a, const void *b)
 }
 
 static int
-list_segments(const struct ag_io *io, const char *dir, struct names *names,
-              struct ag_error *err)
+list_segments(const struct ag_io *io, const char *dir, bool may_be_missing,
+              struct names *names, struct ag_error *err)
 {
     int result = io->list(io->ctx, dir, each_name, names);
-    if (result < 0) {
+    if (result < 0 && !(may_be_missing && result == -ENOENT)) {
         return ag_fail_sys(err, -result, dir, "list");
     }
     if (names->failed) {
@@ -384,8 +385,8 @@ check_header(const struct ag_wal_recovery *recovery, const char *dir, uint32_t n
         if (header->first_seq != first || header->prev_crc != recovery->log.prev_crc ||
             header->prev_last_seq != first - 1) {
             return refuse_segment(err, AG_ECORRUPT, dir, number, header->first_seq,
-                                  "the first segment is not the one that LOG names", want,
-                                  have);
+                                  "the first segment is not the one that LOG names",
+                                  want, have);
         }
         return AG_OK;
     }
@@ -403,10 +404,11 @@ check_header(const struct ag_wal_recovery *recovery, const char *dir, uint32_t n
 #ifndef AG_MUTANT_IGNORE_CHAIN
     continues = continues && header->prev_crc == before->last_crc;
 #endif
-    return continues ? AG_OK
-                     : refuse_segment(err, AG_ECORRUPT, dir, number, header->first_seq,
-                                      "a segment that does not continue the one before it",
-                                      want, have);
+    return continues
+               ? AG_OK
+               : refuse_segment(err, AG_ECORRUPT, dir, number, header->first_seq,
+                                "a segment that does not continue the one before it",
+                                want, have);
 }
 
 /* What recovery knows of each file before the bodies are read. */
@@ -433,12 +435,13 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
         if (status != AG_OK) {
             return status;
         }
-        status = ag_io_read_full(io, source.fd, source.path, buffer, AG_WAL_BLOCK, 0, err);
+        status =
+            ag_io_read_full(io, source.fd, source.path, buffer, AG_WAL_BLOCK, 0, err);
         if (status == AG_OK) {
             live[i].read = ag_wal_decode_segment(buffer, &live[i].header);
             if (live[i].read != AG_READ_OK && last) {
-                status = ag_io_read_full(io, source.fd, source.path, buffer, bytes, 0,
-                                         err);
+                status =
+                    ag_io_read_full(io, source.fd, source.path, buffer, bytes, 0, err);
             }
         }
         source_close(io, &source);
@@ -450,15 +453,16 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
         }
         if (live[i].read == AG_READ_VERSION) {
             return refuse_segment(err, AG_EVERSION, dir, live[i].number, AG_NO_POSITION,
-                                  "a segment of another version", "version 1", "another");
+                                  "a segment of another version", "version 1",
+                                  "another");
         }
         bool rest_zero =
             last && ag_wal_is_zero(buffer + AG_WAL_BLOCK, bytes - AG_WAL_BLOCK);
         if (!rest_zero) {
-            return refuse_segment(err, AG_ECORRUPT, dir, live[i].number, AG_NO_POSITION,
-                                  "the header of a segment with content is damaged",
-                                  "an intact header",
-                                  live[i].read == AG_READ_ZERO ? "zeros" : "other bytes");
+            return refuse_segment(
+                err, AG_ECORRUPT, dir, live[i].number, AG_NO_POSITION,
+                "the header of a segment with content is damaged", "an intact header",
+                live[i].read == AG_READ_ZERO ? "zeros" : "other bytes");
         }
         *active = i;
         recovery->spare = true;
@@ -523,8 +527,8 @@ scan_all(const struct ag_io *io, const char *dir,
                                         "another length");
                 break;
             }
-            status = source_open(io, dir, live[i].number, bytes, true, &ahead->source,
-                                 err);
+            status =
+                source_open(io, dir, live[i].number, bytes, true, &ahead->source, err);
             if (status != AG_OK) {
                 break;
             }
@@ -552,8 +556,8 @@ scan_all(const struct ag_io *io, const char *dir,
         const struct ag_wal_segment_info *before =
             recovery->count > 0 ? &recovery->segments[recovery->count - 1] : NULL;
         scan->header = live[i - 1].header;
-        status = check_header(recovery, dir, live[i - 1].number, &scan->header, before,
-                              err);
+        status =
+            check_header(recovery, dir, live[i - 1].number, &scan->header, before, err);
         if (status == AG_OK) {
             status = ag_wal_scan_segment(now->buffer, now->n, &expect, scan, err);
         }
@@ -566,10 +570,9 @@ scan_all(const struct ag_io *io, const char *dir,
                 status = ag_wal_scan_segment(now->buffer, now->n, &expect, scan, err);
             }
             if (status == AG_OK && scan->end.at != at) {
-                status = refuse_segment(err, AG_EIO, dir, live[i - 1].number,
-                                        scan->end.next_seq,
-                                        "two reads of the tail differ", "one content",
-                                        "two");
+                status = refuse_segment(
+                    err, AG_EIO, dir, live[i - 1].number, scan->end.next_seq,
+                    "two reads of the tail differ", "one content", "two");
             }
         }
         if (status == AG_OK) {
@@ -592,11 +595,11 @@ check_end(const char *dir, size_t count, size_t active,
           struct ag_error *err)
 {
     char want[96], have[96];
-    uint32_t last_active =
-        active > 0 ? recovery->segments[active - 1].segment_no
-                   : recovery->log.first_live - 1;
+    uint32_t last_active = active > 0 ? recovery->segments[active - 1].segment_no
+                                      : recovery->log.first_live - 1;
     if (recovery->log.opened > last_active) {
-        (void)snprintf(want, sizeof(want), "segment %" PRIu32 ", activated by the last run",
+        (void)snprintf(want, sizeof(want),
+                       "segment %" PRIu32 ", activated by the last run",
                        recovery->log.opened);
         (void)snprintf(have, sizeof(have), "the last one is %" PRIu32, last_active);
         return refuse_segment(err, AG_ECORRUPT, dir, recovery->log.opened,
@@ -604,10 +607,9 @@ check_end(const char *dir, size_t count, size_t active,
                               "the last segments of the log are missing", want, have);
     }
     if (active > 0 && scan->how == AG_END_SEALED && count == active) {
-        return refuse_segment(err, AG_ECORRUPT, dir, last_active + 1,
-                              recovery->last_seq + 1,
-                              "the segment behind a sealed one is missing",
-                              "its successor", "no file");
+        return refuse_segment(
+            err, AG_ECORRUPT, dir, last_active + 1, recovery->last_seq + 1,
+            "the segment behind a sealed one is missing", "its successor", "no file");
     }
     if (recovery->log.low_water > recovery->last_seq) {
         (void)snprintf(want, sizeof(want), "at least sequence %" PRIu64,
@@ -633,7 +635,7 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
     recovery->next_no = 1;
     int status = read_log_file(io, dir, recovery, err);
     if (status == AG_OK) {
-        status = list_segments(io, dir, &names, err);
+        status = list_segments(io, dir, recovery->fresh, &names, err);
     }
     if (status != AG_OK || recovery->fresh) {
         if (status == AG_OK) {
@@ -699,11 +701,10 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
                     scan.end.at, scan.end.next_seq);
     }
     if (options->accept_at != 0 && !recovery->accepted) {
-        status = refuse_segment(err, AG_EINVAL, dir, recovery->next_no - 1,
-                                recovery->last_seq,
-                                "the order to accept the tail does not fit this log",
-                                "the offset and sequence that `wal verify` names",
-                                "others");
+        status = refuse_segment(
+            err, AG_EINVAL, dir, recovery->next_no - 1, recovery->last_seq,
+            "the order to accept the tail does not fit this log",
+            "the offset and sequence that `wal verify` names", "others");
         goto exit;
     }
     ag_wal_note(recovery,

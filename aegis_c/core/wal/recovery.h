@@ -1,10 +1,11 @@
-/* The driver of recovery: reads LOG and every live segment of a directory, uncached, and
- * says where the log ends, or refuses. It never changes, renames or deletes anything.
+/* The driver of recovery: reads LOG and every live segment of a directory, uncached,
+ * and says where the log ends, or refuses. It never changes, renames or deletes
+ * anything.
  *
  * What it demands beyond ag_wal_scan_segment: LOG is intact; the segments from
  * first_live on are there without a gap and of exact size; every header continues its
- * predecessor; the segment that the last open activated is there; nothing that LOG calls
- * no longer needed lies beyond the end. */
+ * predecessor; the segment that the last open activated is there; nothing that LOG
+ * calls no longer needed lies beyond the end. */
 #ifndef AG_WAL_RECOVERY_H
 #define AG_WAL_RECOVERY_H
 
@@ -23,13 +24,13 @@ struct ag_wal_segment_info {
 
 struct ag_wal_recover_options {
     uint64_t accept_at, accept_seq; /* operator's order for the tail, or 0, 0 */
-    bool read_only;                 /* beside a live writer: no fsync, no advice to wait */
+    bool read_only; /* beside a live writer: no fsync, no advice to wait */
 };
 
 struct ag_wal_recovery {
     bool fresh; /* no log here yet; the rest is then empty */
     struct ag_wal_log_file log;
-    uint8_t *log_bytes; /* owned: holds log.blob */
+    uint8_t *log_bytes;                   /* owned: holds log.blob */
     struct ag_wal_segment_info *segments; /* owned: the active ones, in order */
     size_t count;
     uint32_t *leftovers; /* owned: numbers below first_live, an archive cut short */
@@ -48,8 +49,8 @@ struct ag_wal_recovery {
 };
 
 /* Fills `recovery` (release it with ag_wal_recovery_free in every case). 0, or a status
- * with file, offset, sequence, expected, found and the next command in `err`. The caller
- * holds the lock of the directory unless read_only. */
+ * with file, offset, sequence, expected, found and the next command in `err`. The
+ * caller holds the lock of the directory unless read_only. */
 int ag_wal_recover(const struct ag_io *io, const char *dir,
                    const struct ag_wal_recover_options *options,
                    struct ag_wal_recovery *recovery, struct ag_error *err);

@@ -8,7 +8,8 @@
 #include "hash/crc32c.h"
 
 static int
-refuse_gap(const struct ag_log *log, uint64_t last, uint64_t proved, struct ag_error *err)
+refuse_gap(const struct ag_log *log, uint64_t last, uint64_t proved,
+           struct ag_error *err)
 {
     char want[96], have[96];
     (void)snprintf(want, sizeof(want), "records up to at least %" PRIu64, proved);
@@ -18,8 +19,9 @@ refuse_gap(const struct ag_log *log, uint64_t last, uint64_t proved, struct ag_e
     ag_error_file(err, log->path, AG_NO_POSITION);
     ag_error_index(err, last + 1);
     ag_error_pair(err, want, have);
-    ag_error_advice(err, "Copy the directory and the ring, bring back the lost segment, "
-                         "or accept the loss: `aegis-c wal accept-tail DIR`");
+    ag_error_advice(err,
+                    "Copy the directory and the ring, bring back the lost segment, "
+                    "or accept the loss: `aegis-c wal accept-tail DIR`");
     return AG_ECORRUPT;
 }
 
@@ -44,7 +46,8 @@ make_room(struct ag_log *log, uint32_t n, struct ag_error *err)
 
 int
 ag_wal_replay_ring(struct ag_log *log, const struct ag_ring_view *view,
-                   bool loss_accepted, struct ag_wal_replay *result, struct ag_error *err)
+                   bool loss_accepted, struct ag_wal_replay *result,
+                   struct ag_error *err)
 {
     uint64_t last = ag_log_last_seq(log);
     uint64_t position = view->head, previous = 0;

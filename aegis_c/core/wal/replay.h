@@ -1,6 +1,6 @@
 /* Carries what a ring holds beyond the end of the log into the log, exactly once and in
- * order. A record counts as new by its sequence number alone, so a replay that is itself
- * cut short is simply done again. */
+ * order. A record counts as new by its sequence number alone, so a replay that is
+ * itself cut short is simply done again. */
 #ifndef AG_WAL_REPLAY_H
 #define AG_WAL_REPLAY_H
 

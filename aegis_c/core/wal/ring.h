@@ -3,15 +3,15 @@
  * leaves in it is replayed by the next one.
  *
  * File: one header page, then `capacity` bytes of entries, addressed by ever growing
- * positions (position modulo capacity). The data is mapped twice in a row, so that every
- * entry is contiguous in memory. Entry: len u32 | masked CRC-32C of the record u32 |
- * seq u64 | payload | padding to 8. The producer writes an entry completely, then moves
- * `tail` (release): whatever a kill interrupts, the bytes between head and tail are whole
- * records. The consumer moves `head` only over what is durable.
+ * positions (position modulo capacity). The data is mapped twice in a row, so that
+ * every entry is contiguous in memory. Entry: len u32 | masked CRC-32C of the record
+ * u32 | seq u64 | payload | padding to 8. The producer writes an entry completely, then
+ * moves `tail` (release): whatever a kill interrupts, the bytes between head and tail
+ * are whole records. The consumer moves `head` only over what is durable.
  *
- * Freed entries stay readable until the producer comes round: it announces in `claim` how
- * far it will write before it writes, and a reader that checks `claim` after its copy
- * knows whether the copy is good (a sequence lock). */
+ * Freed entries stay readable until the producer comes round: it announces in `claim`
+ * how far it will write before it writes, and a reader that checks `claim` after its
+ * copy knows whether the copy is good (a sequence lock). */
 #ifndef AG_WAL_RING_H
 #define AG_WAL_RING_H
 
@@ -33,18 +33,18 @@ struct ag_ring_header {
     uint8_t boot_id[AG_RING_BOOT];
     uint64_t capacity;
     uint32_t epoch;
-    uint32_t crc; /* masked, of the bytes before it */
+    uint32_t crc;                       /* masked, of the bytes before it */
     _Alignas(64) _Atomic uint64_t tail; /* the producer's */
     _Atomic uint64_t claim;
     _Alignas(64) _Atomic uint64_t head; /* the consumer's */
-    _Atomic uint64_t durable_seq;       /* witness: the log held this much for certain */
+    _Atomic uint64_t durable_seq; /* witness: the log held this much for certain */
 };
 
 struct ag_ring {
     struct ag_ring_header *header; /* owned mapping */
     uint8_t *data;                 /* owned, mapped twice: 2 * capacity */
     size_t capacity;
-    int fd; /* owned, locked */
+    int fd;        /* owned, locked */
     uint64_t tail; /* the producer's own copy */
 };
 
@@ -102,11 +102,11 @@ uint64_t ag_ring_entry_end(const struct ag_ring_entry *entry);
 /* Consumer's thread: everything below `position` is durable, up to `seq`. */
 void ag_ring_free(struct ag_ring *ring, uint64_t position, uint64_t seq);
 
-/* Any thread: copies the entry at `position` if it is still there. 1; 0 when it has been
- * overwritten (or never was there); `to` has room for `capacity` octets of payload.
- * AG_ETOOBIG with entry->n set when it has not. */
-int ag_ring_copy(const struct ag_ring *ring, uint64_t position, uint64_t seq, uint8_t *to,
-                 size_t capacity, struct ag_ring_entry *entry);
+/* Any thread: copies the entry at `position` if it is still there. 1; 0 when it has
+ * been overwritten (or never was there); `to` has room for `capacity` octets of
+ * payload. AG_ETOOBIG with entry->n set when it has not. */
+int ag_ring_copy(const struct ag_ring *ring, uint64_t position, uint64_t seq,
+                 uint8_t *to, size_t capacity, struct ag_ring_entry *entry);
 
 /* In test builds every store to the ring is followed by a call of this. */
 #ifdef AG_RING_TRACE

@@ -9,8 +9,8 @@ ag_wal_salvage(uint8_t *bytes, size_t n, uint64_t wal_id, uint32_t segment_no,
         size_t extent = AG_WAL_BLOCK;
         uint8_t *batch = bytes + at;
         if (ag_wal_decode_batch(batch, &header) == AG_READ_OK &&
-            (wal_id == 0 || header.wal_id == wal_id) && header.segment_no == segment_no &&
-            header.block_no == at / AG_WAL_BLOCK &&
+            (wal_id == 0 || header.wal_id == wal_id) &&
+            header.segment_no == segment_no && header.block_no == at / AG_WAL_BLOCK &&
             ag_wal_extent(header.body_len) <= n - at &&
             ag_wal_batch_body_ok(&header, batch)) {
             extent = ag_wal_extent(header.body_len);

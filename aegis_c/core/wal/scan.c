@@ -7,8 +7,8 @@
 #include "base/bytes.h"
 #include "hash/crc32c.h"
 
-#define SALVAGE_ADVICE                                                                   \
-    "Nothing was changed. Copy the directory, then run `aegis-c wal verify DIR` and "    \
+#define SALVAGE_ADVICE                                                                 \
+    "Nothing was changed. Copy the directory, then run `aegis-c wal verify DIR` and "  \
     "`aegis-c wal salvage DIR --to NEW`"
 
 struct ag_wal_position
@@ -47,9 +47,10 @@ check_identity(const struct ag_wal_batch_header *header,
                const struct ag_wal_position *position, uint64_t left, const char *file,
                struct ag_error *err)
 {
-#define REFUSE_UNLESS(field, value, status, what)                                        \
-    if (header->field != (value)) {                                                      \
-        return refuse(err, status, file, position, what, #field, value, header->field);  \
+#define REFUSE_UNLESS(field, value, status, what)                                      \
+    if (header->field != (value)) {                                                    \
+        return refuse(err, status, file, position, what, #field, value,                \
+                      header->field);                                                  \
     }
     REFUSE_UNLESS(wal_id, position->wal_id, AG_EFOREIGN, "a batch of another log")
     REFUSE_UNLESS(segment_no, position->segment_no, AG_ECORRUPT,
@@ -82,8 +83,8 @@ check_identity(const struct ag_wal_batch_header *header,
 
 int
 ag_wal_step(const uint8_t *batch, uint64_t left, struct ag_wal_position *position,
-            struct ag_wal_batch_header *header, enum ag_wal_stop *stop, const char *file,
-            struct ag_error *err)
+            struct ag_wal_batch_header *header, enum ag_wal_stop *stop,
+            const char *file, struct ag_error *err)
 {
     *stop = AG_STOP_NONE;
     if (left < AG_WAL_BLOCK) {
@@ -164,8 +165,7 @@ lacks_padding(const struct ag_wal_batch_header *header, const uint8_t *batch,
     while (n < 8 && last[n] == padding[n]) {
         n++;
     }
-    uint32_t crc =
-        ag_crc32c(0, batch + AG_WAL_HEADER, extent - AG_WAL_HEADER - 8);
+    uint32_t crc = ag_crc32c(0, batch + AG_WAL_HEADER, extent - AG_WAL_HEADER - 8);
     return n < 8 && ag_wal_is_zero(last + n, 8 - n) &&
            ag_crc32c(crc, padding, 8) == header->body_crc;
 }
@@ -179,11 +179,12 @@ refuse_tail(struct ag_error *err, const struct ag_wal_expect *expect,
     ag_error_file(err, expect->file, end->at);
     ag_error_index(err, end->next_seq);
     ag_error_pair(err, expected, found);
-    ag_error_advice(err,
-                    "Nothing was changed. Run `aegis-c wal verify DIR`; to go on without "
-                    "what follows: `aegis-c wal accept-tail DIR --at %" PRIu64
-                    " --expect-seq %" PRIu64 "`",
-                    end->at, end->next_seq - 1);
+    ag_error_advice(
+        err,
+        "Nothing was changed. Run `aegis-c wal verify DIR`; to go on without "
+        "what follows: `aegis-c wal accept-tail DIR --at %" PRIu64
+        " --expect-seq %" PRIu64 "`",
+        end->at, end->next_seq - 1);
     return AG_ECORRUPT;
 }
 
@@ -220,9 +221,9 @@ judge_tail(const uint8_t *bytes, size_t n, const struct ag_wal_expect *expect,
             lacks_padding(header, tail, extent)) {
             return AG_OK;
         }
-        return refuse_tail(err, expect, end,
-                           "the last batch is completely written but damaged",
-                           "body with its CRC-32C", "another CRC and no unwritten sector");
+        return refuse_tail(
+            err, expect, end, "the last batch is completely written but damaged",
+            "body with its CRC-32C", "another CRC and no unwritten sector");
     }
     if (ag_wal_is_zero(tail + AG_WAL_HEADER, left - AG_WAL_HEADER)) {
         return AG_OK;
@@ -276,8 +277,8 @@ ag_wal_scan_segment(const uint8_t *bytes, size_t n, const struct ag_wal_expect *
         if (scan->end.sealed) {
             break;
         }
-        int got = ag_wal_step(bytes + scan->end.at, n - scan->end.at, &scan->end, &header,
-                              &stop, expect->file, err);
+        int got = ag_wal_step(bytes + scan->end.at, n - scan->end.at, &scan->end,
+                              &header, &stop, expect->file, err);
         if (got <= 0) {
             bool ordered = expect->accept_at != 0 && expect->certified == 0 &&
                            expect->accept_at == scan->end.at &&

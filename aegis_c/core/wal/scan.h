@@ -1,12 +1,12 @@
 /* Recovery of one segment, as a pure function over its bytes. Promise: every batch that
  * it accepts is whole, of this log, this segment and this place, continues its
- * predecessor, and nothing that may have been acknowledged is dropped in silence: damage
- * that cannot be proved to be an unfinished last write is refused.
+ * predecessor, and nothing that may have been acknowledged is dropped in silence:
+ * damage that cannot be proved to be an unfinished last write is refused.
  *
  * Why this works: one write is in flight at a time, a batch is synced before the next
- * one is built, segments start as zeros, and no sector of a batch is ever all zero. So a
- * write that a crash cut short shows as a zero sector (or zero tail) with nothing behind
- * it; a later batch proves that an earlier one was durable. */
+ * one is built, segments start as zeros, and no sector of a batch is ever all zero. So
+ * a write that a crash cut short shows as a zero sector (or zero tail) with nothing
+ * behind it; a later batch proves that an earlier one was durable. */
 #ifndef AG_WAL_SCAN_H
 #define AG_WAL_SCAN_H
 
@@ -43,9 +43,9 @@ enum ag_wal_end {
 
 /* What the caller knows about a segment before it is read. */
 struct ag_wal_expect {
-    const char *file;   /* for messages */
-    uint64_t certified; /* bytes that the successor certifies; 0: it is the last one */
-    uint64_t accept_at; /* an operator's order: the log ends at this offset ... */
+    const char *file;    /* for messages */
+    uint64_t certified;  /* bytes that the successor certifies; 0: it is the last one */
+    uint64_t accept_at;  /* an operator's order: the log ends at this offset ... */
     uint64_t accept_seq; /* ... with this sequence number; 0, 0: no such order */
 };
 
@@ -60,7 +60,8 @@ struct ag_wal_segment_scan {
 };
 
 /* Position of the first batch behind an intact segment header. */
-struct ag_wal_position ag_wal_position_start(const struct ag_wal_segment_header *header);
+struct ag_wal_position
+ag_wal_position_start(const struct ag_wal_segment_header *header);
 
 /* One batch, at `batch`, which is position->at of a segment that ends `left` bytes
  * later: 1 when it is valid (header filled, position moved on), 0 when there is none
@@ -71,15 +72,16 @@ int ag_wal_step(const uint8_t *batch, uint64_t left, struct ag_wal_position *pos
                 struct ag_wal_batch_header *header, enum ag_wal_stop *stop,
                 const char *file, struct ag_error *err);
 
-/* Walks a whole segment whose header was decoded into scan->header. 0 or the refusal. */
+/* Walks a whole segment whose header was decoded into scan->header. 0 or the refusal.
+ */
 int ag_wal_scan_segment(const uint8_t *bytes, size_t n,
                         const struct ag_wal_expect *expect,
                         struct ag_wal_segment_scan *scan, struct ag_error *err);
 
 /* Offset of the first intact batch header of this log and segment at or after `from`
  * whose records come after `after_seq`, or 0. */
-uint64_t ag_wal_find_batch(const uint8_t *bytes, size_t n, uint64_t from, uint64_t wal_id,
-                           uint32_t segment_no, uint64_t after_seq,
+uint64_t ag_wal_find_batch(const uint8_t *bytes, size_t n, uint64_t from,
+                           uint64_t wal_id, uint32_t segment_no, uint64_t after_seq,
                            struct ag_wal_batch_header *header);
 
 #endif

@@ -385,7 +385,8 @@ move_to_archive(struct ag_log *log, uint32_t number, struct ag_error *err)
         return AG_ECORRUPT;
     }
     int result = log->io->rename(log->io->ctx, from, to);
-    return result < 0 ? ag_fail_sys(err, -result, to, "rename into the archive") : AG_OK;
+    return result < 0 ? ag_fail_sys(err, -result, to, "rename into the archive")
+                      : AG_OK;
 }
 
 static int
@@ -426,8 +427,8 @@ ag_log_set_low_water(struct ag_log *log, uint64_t seq, const void *blob,
 {
     uint8_t *copy = NULL;
     if (blob_len > AG_WAL_BLOB_MAX) {
-        return ag_fail(err, AG_EINVAL, "blob of %" PRIu32 " bytes, at most %u", blob_len,
-                       AG_WAL_BLOB_MAX);
+        return ag_fail(err, AG_EINVAL, "blob of %" PRIu32 " bytes, at most %u",
+                       blob_len, AG_WAL_BLOB_MAX);
     }
     if (seq > atomic_load_explicit(&log->durable_seq, memory_order_acquire)) {
         return ag_fail(err, AG_ERANGE, "sequence %" PRIu64 " is not durable yet", seq);
@@ -483,7 +484,8 @@ ag_log_set_low_water(struct ag_log *log, uint64_t seq, const void *blob,
 }
 
 int
-ag_log_segments(struct ag_log *log, struct ag_wal_segment_info **segments, size_t *count)
+ag_log_segments(struct ag_log *log, struct ag_wal_segment_info **segments,
+                size_t *count)
 {
     (void)pthread_mutex_lock(&log->lock);
     size_t n = log->count;
@@ -504,7 +506,8 @@ ag_log_segments(struct ag_log *log, struct ag_wal_segment_info **segments, size_
 static int
 create_log(struct ag_log *log, struct ag_error *err)
 {
-    if (getrandom(&log->wal_id, sizeof(log->wal_id), 0) != (ssize_t)sizeof(log->wal_id)) {
+    if (getrandom(&log->wal_id, sizeof(log->wal_id), 0) !=
+        (ssize_t)sizeof(log->wal_id)) {
         return ag_fail_sys(err, errno, log->dir, "getrandom");
     }
     int status = ag_log_make_segment(log->io, log->dir, 1, log->segment_bytes, NULL,
@@ -552,7 +555,8 @@ take_over(struct ag_log *log, const struct ag_wal_recovery *recovery,
     }
     if (!recovery->spare) {
         return ag_log_make_segment(log->io, log->dir, recovery->next_no,
-                                   log->segment_bytes, NULL, &log->direct, &log->fd, err);
+                                   log->segment_bytes, NULL, &log->direct, &log->fd,
+                                   err);
     }
     status = ag_wal_segment_path(log->path, log->dir, recovery->next_no, err);
     if (status == AG_OK) {
@@ -580,9 +584,8 @@ ag_log_start(struct ag_log *log, const struct ag_io *io, const char *dir,
         int n = archive != NULL
                     ? snprintf(log->archive, sizeof(log->archive), "%s", archive)
                     : snprintf(log->archive, sizeof(log->archive), "%s/archive", dir);
-        status = n < 0 || n >= AG_WAL_PATH
-                     ? ag_fail_sys(err, ENAMETOOLONG, dir, "open")
-                     : AG_OK;
+        status = n < 0 || n >= AG_WAL_PATH ? ag_fail_sys(err, ENAMETOOLONG, dir, "open")
+                                           : AG_OK;
     }
     log->batch = ag_wal_buffer(AG_WAL_EXTENT_MAX);
     if (status == AG_OK && log->batch == NULL) {

@@ -28,7 +28,8 @@ struct ag_wal {
     char ring_path[AG_WAL_PATH];
     char archive[AG_WAL_PATH];
     struct ag_wal_options options;
-    uint8_t *alive; /* a page that the kernel wipes in a forked child: 1 here, 0 there */
+    uint8_t
+        *alive; /* a page that the kernel wipes in a forked child: 1 here, 0 there */
     int lock_fd;
     int event_fd;
     size_t payload_max;

@@ -134,10 +134,12 @@ attach_old_ring(struct ag_wal *wal, struct ag_ring *old, struct ag_error *err)
         uint64_t held = view.tail - view.head;
         if (memcmp(view.boot_id, boot_id, AG_RING_BOOT) != 0) {
             wal->ring_lost = !notes->clean_close;
-            ag_wal_note(notes, "ring: of another boot, %" PRIu64 " bytes left out", held);
+            ag_wal_note(notes, "ring: of another boot, %" PRIu64 " bytes left out",
+                        held);
         } else if (notes->fresh || view.wal_id != notes->log.wal_id) {
             wal->ring_lost = !notes->fresh && !notes->clean_close;
-            ag_wal_note(notes, "ring: of another log, %" PRIu64 " bytes left out", held);
+            ag_wal_note(notes, "ring: of another log, %" PRIu64 " bytes left out",
+                        held);
             if (held == 0) {
                 ag_ring_unmap(wal->io, old);
                 return AG_OK;
@@ -160,24 +162,25 @@ static int
 start_log(struct ag_wal *wal, const struct ag_ring *ring, struct ag_error *err)
 {
     const char *archive = wal->archive[0] != '\0' ? wal->archive : NULL;
-    int status = ag_log_start(&wal->log, wal->io, wal->path, archive,
-                              wal->options.segment_bytes, !wal->options.buffered,
-                              &wal->recovery, err);
+    int status =
+        ag_log_start(&wal->log, wal->io, wal->path, archive, wal->options.segment_bytes,
+                     !wal->options.buffered, &wal->recovery, err);
     if (status != AG_OK) {
         return status;
     }
     if (ring->header != NULL) {
         struct ag_ring_view view = ag_ring_look(ring);
         struct ag_wal_replay replay;
-        status = ag_wal_replay_ring(&wal->log, &view, wal->recovery.accepted, &replay, err);
+        status =
+            ag_wal_replay_ring(&wal->log, &view, wal->recovery.accepted, &replay, err);
         if (status != AG_OK) {
             ag_log_stop(&wal->log);
             return status;
         }
         wal->replayed = replay.replayed;
-        ag_wal_note(&wal->recovery, "ring: %" PRIu64 " records replayed%s",
-                    replay.replayed,
-                    replay.cut ? ", behind them something that is no whole record" : "");
+        ag_wal_note(
+            &wal->recovery, "ring: %" PRIu64 " records replayed%s", replay.replayed,
+            replay.cut ? ", behind them something that is no whole record" : "");
     }
     (void)pthread_mutex_lock(&wal->meta);
     wal->log_open = true;
@@ -263,8 +266,8 @@ open_all(struct ag_wal *wal, struct ag_error *err)
     }
     if (status == AG_OK) {
         ag_wal_judge_fs(wal->io, wal->path, &wal->recovery);
-        status = ag_ring_place(wal->io, wal->path, wal->options.ring_path, wal->ring_path,
-                               err);
+        status = ag_ring_place(wal->io, wal->path, wal->options.ring_path,
+                               wal->ring_path, err);
     }
     if (status == AG_OK) {
         status = attach_old_ring(wal, &old, err);
@@ -361,8 +364,7 @@ ag_wal_commit(struct ag_wal *wal, size_t n)
     ag_ring_commit(&wal->ring, (uint32_t)n, seq);
     atomic_store_explicit(&wal->published_seq, seq, memory_order_release);
     enum ag_wal_sleep depth = AG_PARK;
-    uint64_t head =
-        atomic_load_explicit(&wal->ring.header->head, memory_order_relaxed);
+    uint64_t head = atomic_load_explicit(&wal->ring.header->head, memory_order_relaxed);
     if (wal->options.max_delay_us == 0 ||
         wal->ring.tail - head > wal->ring.capacity / 2) {
         depth = AG_TICK;
@@ -396,7 +398,8 @@ ag_wal_want(struct ag_wal *wal, uint64_t seq)
         return;
     }
     uint64_t wanted = atomic_load_explicit(&wal->want_seq, memory_order_relaxed);
-    while (wanted < seq && !atomic_compare_exchange_weak(&wal->want_seq, &wanted, seq)) {
+    while (wanted < seq &&
+           !atomic_compare_exchange_weak(&wal->want_seq, &wanted, seq)) {
     }
     if (atomic_load(&wal->durable_seq) >= seq ||
         atomic_load(&wal->state) != AG_WAL_OPEN) {
@@ -535,9 +538,9 @@ ag_wal_set_low_water(struct ag_wal *wal, uint64_t seq, const void *blob, uint32_
         return ag_fail(err, AG_EFORKED, "the log belongs to the parent process");
     }
     (void)pthread_mutex_lock(&wal->meta);
-    int status = wal->log_open
-                     ? ag_log_set_low_water(&wal->log, seq, blob, n, err)
-                     : ag_fail(err, AG_EPOISONED, "the log is being reopened or poisoned");
+    int status = wal->log_open ? ag_log_set_low_water(&wal->log, seq, blob, n, err)
+                               : ag_fail(err, AG_EPOISONED,
+                                         "the log is being reopened or poisoned");
     (void)pthread_mutex_unlock(&wal->meta);
     return status;
 }
@@ -676,8 +679,9 @@ ag_wal_stop(struct ag_wal *wal, uint64_t timeout_ns, struct ag_error *err)
     uint32_t state = AG_WAL_OPEN;
     (void)atomic_compare_exchange_strong(&wal->state, &state, AG_WAL_CLOSED);
     if (ag_wal_threads_stop(wal, until) != AG_OK) {
-        return ag_fail(err, AG_ETIMEDOUT,
-                       "the disk has not taken everything yet; the rest is in the ring");
+        return ag_fail(
+            err, AG_ETIMEDOUT,
+            "the disk has not taken everything yet; the rest is in the ring");
     }
     ag_wal_signal(wal);
     return ag_wal_failure(wal, err);
@@ -694,7 +698,8 @@ ag_wal_close(struct ag_wal *wal, uint64_t timeout_ns, struct ag_error *err)
     if (status == AG_ETIMEDOUT) {
         return status;
     }
-    if (status == AG_OK && wal->closed_cleanly) {
+    if (status == AG_OK && wal->closed_cleanly &&
+        ag_ring_room(&wal->ring) == wal->ring.capacity) {
         (void)wal->io->unlink(wal->io->ctx, wal->ring_path);
     }
     release(wal);

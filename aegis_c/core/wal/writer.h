@@ -4,12 +4,13 @@
  * Promise: what append or commit returned survives the death of the process; what is
  * durable survives the loss of power. Sequence numbers start at 1 and have no gaps.
  * After a failed write or sync the log is poisoned: nothing is retried, waiters hear
- * "outcome unknown", appends refuse, until ag_wal_reopen has recovered on a new segment.
+ * "outcome unknown", appends refuse, until ag_wal_reopen has recovered on a new
+ * segment.
  *
- * Threads. The producer side (reserve, commit, append, reopen, close) is one thread at a
- * time: the caller's lock. Everything else may be called by any thread beside it. Nothing
- * here waits for the disk but open, sync, set_low_water, reopen and close. In a forked
- * child every call fails with AG_EFORKED; release the object there with
+ * Threads. The producer side (reserve, commit, append, reopen, close) is one thread at
+ * a time: the caller's lock. Everything else may be called by any thread beside it.
+ * Nothing here waits for the disk but open, sync, set_low_water, reopen and close. In a
+ * forked child every call fails with AG_EFORKED; release the object there with
  * ag_wal_abandon. */
 #ifndef AG_WAL_WRITER_H
 #define AG_WAL_WRITER_H
@@ -20,13 +21,13 @@
 struct ag_wal;
 
 struct ag_wal_options {
-    const struct ag_io *io;    /* NULL: ag_io_posix() */
-    const char *ring_path;     /* NULL: a place in tmpfs derived from the path */
-    const char *archive;       /* NULL: PATH/archive; same file system as PATH */
-    uint32_t segment_bytes;    /* 0: 16 MiB; an existing log keeps its own */
-    size_t ring_bytes;         /* 0: 16 MiB */
-    uint32_t max_delay_us;     /* how long W gathers while nobody waits */
-    bool buffered;             /* do not use O_DIRECT */
+    const struct ag_io *io;         /* NULL: ag_io_posix() */
+    const char *ring_path;          /* NULL: a place in tmpfs derived from the path */
+    const char *archive;            /* NULL: PATH/archive; same file system as PATH */
+    uint32_t segment_bytes;         /* 0: 16 MiB; an existing log keeps its own */
+    size_t ring_bytes;              /* 0: 16 MiB */
+    uint32_t max_delay_us;          /* how long W gathers while nobody waits */
+    bool buffered;                  /* do not use O_DIRECT */
     uint64_t accept_at, accept_seq; /* operator's order for a damaged tail, or 0, 0 */
     /* Called on thread W after each batch, and when the log is poisoned (status
      * AG_EPOISONED): must not block and not call back into the log. */
@@ -41,11 +42,11 @@ struct ag_wal_stats {
     uint64_t next_seq, durable_seq, low_water;
     uint64_t ring_capacity, ring_used;
     uint64_t batches, records, bytes, markers, rotations;
-    uint64_t syncs, slow_syncs; /* slow: over a second */
+    uint64_t syncs, slow_syncs;                         /* slow: over a second */
     uint64_t sync_ns_total, sync_ns_max, sync_ns_first; /* write and fdatasync */
-    uint64_t sync_us[AG_WAL_SYNC_BUCKETS];      /* bucket k: below 2^k microseconds */
+    uint64_t sync_us[AG_WAL_SYNC_BUCKETS];        /* bucket k: below 2^k microseconds */
     uint64_t batch_records[AG_WAL_BATCH_BUCKETS]; /* bucket k: below 2^k records */
-    uint64_t wakes;         /* of W by the producer or a waiter */
+    uint64_t wakes;                               /* of W by the producer or a waiter */
     uint64_t wal_id;
     uint32_t segment_no, segment_bytes, epoch, chain;
     uint32_t live_segments;
@@ -61,9 +62,9 @@ struct ag_wal_stats {
 int ag_wal_open(const char *path, const struct ag_wal_options *options,
                 struct ag_wal **wal, struct ag_error *err);
 
-/* Space for a payload of at most n octets in the ring, to be filled by the caller before
- * ag_wal_commit; reserving again forgets it. AG_EINVAL (0, or over the limit), AG_EFULL,
- * AG_EPOISONED, AG_ECLOSED, AG_EFORKED. */
+/* Space for a payload of at most n octets in the ring, to be filled by the caller
+ * before ag_wal_commit; reserving again forgets it. AG_EINVAL (0, or over the limit),
+ * AG_EFULL, AG_EPOISONED, AG_ECLOSED, AG_EFORKED. */
 int ag_wal_reserve(struct ag_wal *wal, size_t n, uint8_t **payload);
 /* Publishes the first n octets of the reservation; returns the sequence number. */
 uint64_t ag_wal_commit(struct ag_wal *wal, size_t n);
@@ -90,8 +91,8 @@ uint64_t ag_wal_drain(struct ag_wal *wal);
 void ag_wal_mark(struct ag_wal *wal);
 
 /* See ag_log_set_low_water. */
-int ag_wal_set_low_water(struct ag_wal *wal, uint64_t seq, const void *blob,
-                         uint32_t n, struct ag_error *err);
+int ag_wal_set_low_water(struct ag_wal *wal, uint64_t seq, const void *blob, uint32_t n,
+                         struct ag_error *err);
 /* Copies of what the mark holds; *blob is owned by the caller (ag_free). */
 int ag_wal_low_water(struct ag_wal *wal, uint64_t *seq, uint8_t **blob, uint32_t *n);
 

@@ -46,8 +46,10 @@ class Wal:
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0
         self._rooms: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._promised = 0  # octets granted to tasks that have not run yet
         self._closing: asyncio.Task[None] | None = None
         self._fd = self.native.fileno()
+        self._capacity: int = self.native.stats()["ring_capacity"]
         self._append = self.native.append
         self._want = self.native.want
         try:
@@ -92,16 +94,17 @@ class Wal:
     async def room(self, n: int) -> None:
         """Waits until a payload of `n` octets fits the ring, first come, first served.
 
-        Raises ValueError when it never can, WalPoisoned, WalError (closed).
+        What fits, fits as long as the caller appends before it awaits anything else. Raises
+        ValueError when it never can, WalPoisoned, WalError (closed).
         """
         need = ring_bytes(n)
-        if n < 0 or need > self.native.stats()["ring_capacity"]:
+        if n < 0 or need > self._capacity:
             raise ValueError(f"a payload of {n} bytes does not fit the ring")
         if self._closing is not None:
             raise WalError("the log is closed")
         if (reason := self.native.poisoned) is not None:
             raise WalPoisoned(reason)
-        if not self._rooms and self.native.room() >= need:
+        if not self._rooms and self.native.room() - self._promised >= need:
             return
         future: asyncio.Future[None] = self._loop.create_future()
         waiter = (need, future)
@@ -109,11 +112,12 @@ class Wal:
         self._ask_for_room()
         try:
             await future
-        except asyncio.CancelledError:
-            if waiter in self._rooms:
+        finally:
+            if waiter in self._rooms:  # cancelled: whoever stood behind it may fit
                 self._rooms.remove(waiter)
-                self._grant_room()  # whoever stood behind it may fit
-            raise
+                self._grant_room_if_open()
+            elif not future.cancelled() and future.exception() is None:
+                self._promised -= need
 
     def waiting(self) -> int:
         """Number of waiters for durability that are not resolved yet."""
@@ -148,16 +152,20 @@ class Wal:
                 future.set_result(None)
 
     def _grant_room(self) -> None:
-        free = self.native.room()
+        free = self.native.room() - self._promised
         while self._rooms and self._rooms[0][0] <= free:
             need, future = self._rooms.popleft()
             if not future.done():
                 free -= need
+                self._promised += need
                 future.set_result(None)
         self._ask_for_room()
 
     def _ask_for_room(self) -> None:
-        if self._rooms and self.native.want_room(self._rooms[0][0]):
+        if not self._rooms:
+            return
+        need = min(self._rooms[0][0] + self._promised, self._capacity)
+        if self.native.want_room(need):
             self._loop.call_soon(self._grant_room_if_open)
 
     def _grant_room_if_open(self) -> None:
