@@ -645,7 +645,8 @@ PURE = "setuptools _distutils_hack pytest _pytest py pluggy iniconfig packaging 
 
 @pytest.mark.parametrize("version", sorted(other_pythons()) or ["none installed"])
 def test_native_tests_pass_under_other_pythons(version: str, tmp_path: Path) -> None:
-    """The extension compiles there without a warning, and the tests of it alone pass."""
+    """The extension compiles there without a warning, and the tests of it alone pass, but for
+    those that look for leaks: they repeat themselves at length, and do so under one Python."""
     python = other_pythons().get(version)
     if python is None:
         pytest.skip("no other Python between 3.12 and 3.14 is installed here")
@@ -674,7 +675,7 @@ def test_native_tests_pass_under_other_pythons(version: str, tmp_path: Path) -> 
     assert chosen
     env = os.environ | {"PYTHONPATH": f"{built / 'lib'}:{tmp_path}"}
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-m", "native", "-p", "no:cacheprovider", *chosen],
+        [python, "-m", "pytest", "-q", "-m", "native", "-k", "not leak", *chosen],
         cwd=ROOT,
         env=env,
         capture_output=True,
