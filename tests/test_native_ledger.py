@@ -218,6 +218,7 @@ def test_close_while_other_threads_work(tmp_path: Path) -> None:
         assert len(again) == len(accepted)
 
 
+@pytest.mark.forks
 def test_fork(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """

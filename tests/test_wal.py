@@ -23,6 +23,8 @@ import components
 from aegis_c import WalCorruption, WalError, WalFull, WalLocked, WalReader, WalWriter
 from wal_child import payload_of
 
+pytestmark = pytest.mark.native
+
 CHILD = Path(__file__).with_name("wal_child.py")
 
 
@@ -325,6 +327,7 @@ def test_os_exit_and_abort_lose_nothing(log: Path) -> None:
     assert [seq for seq, _ in WalReader(log)] == list(range(1, 1501))
 
 
+@pytest.mark.forks
 def test_fork(log: Path) -> None:
     code = """
         import os, sys, warnings, aegis_c

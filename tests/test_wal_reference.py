@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from aegis_c import WalCorruption, WalReader, WalWriter
 from reference import wal as twin
 
+pytestmark = pytest.mark.native
+
 payloads = st.one_of(
     st.binary(min_size=1, max_size=300),
     st.integers(1, 3000).map(lambda n: b"\0" * n),
