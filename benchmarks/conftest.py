@@ -52,9 +52,10 @@ def scale(request: pytest.FixtureRequest) -> Scale:
 
 
 @pytest.fixture(autouse=True)
-def _collect() -> None:
+def _collect(scale: Scale) -> None:
     """Garbage of one benchmark is not collected in the next."""
-    gc.collect()
+    if scale is not _SMOKE:
+        gc.collect()
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ from benchmarks.conftest import Scale
 from benchmarks.entries import BODY, SECRET, fill, meta, request_id
 from benchmarks.machine import quantile
 
-RING = 64 << 20  # the timed rounds fit without waiting for the disk
+RING = 32 << 20  # the timed rounds fit without waiting for the disk
 
 # ---- submit ------------------------------------------------------------------------------
 
