@@ -106,7 +106,7 @@ def _group_table(group: str, benches: list[dict[str, Any]]) -> str:
             each = _per_call(bench)
             row += [_duration(each)]
             row += [_duration(bench["stats"]["p99"]) if "p99" in bench["stats"] else ""] * tails
-            row += [f"{1 / each:,.0f}"]
+            row += [f"{1 / each:,.0f}" if each < 0.01 else f"{1 / each:.3g}"]
             if baselines:
                 row += [_speed(baselines.get(info.get("against")), each, info)]
         rows.append(row + [_figure(info.get(name)) for name in columns])
