@@ -1,4 +1,4 @@
-"""Compiles one C program with the core's write-ahead log, for the crash, mutant and fuzz runs."""
+"""Compiles one C program with the core, for the crash, mutant and fuzz runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("base", "wal")
+FOLDERS = ("base", "hash", "log", "wal")
 FLAGS = ["-std=c11", "-D_GNU_SOURCE=1", "-Iaegis_c/core", "-Itests/c", "-pthread"]
 
 
@@ -20,9 +20,8 @@ def compiler() -> list[str]:
 
 
 def core(without: Sequence[str] = ()) -> list[str]:
-    """Source files of the log and what it stands on, relative to the root."""
+    """Source files of the core, relative to the root."""
     files = [p for folder in FOLDERS for p in (ROOT / "aegis_c/core" / folder).glob("*.c")]
-    files += (ROOT / "aegis_c/core/hash").glob("crc32c*.c")
     names = sorted(str(p.relative_to(ROOT)) for p in files)
     return [name for name in names if Path(name).name not in without]
 
@@ -37,7 +36,7 @@ def build(
     """Path of the program; compiled again only when a source or the command has changed."""
     folder = ROOT / "build" / "native"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*(cc or compiler()), *FLAGS, *flags, *sources, *core(without)]
+    command = [*(cc or compiler()), *FLAGS, *flags, *sources, *core(without), "-lcrypto"]
     inputs = [*(ROOT / "aegis_c/core").rglob("*.[ch]"), *(ROOT / "tests/c").glob("*.[ch]")]
     inputs += [ROOT / source for source in sources]
     state = hashlib.sha256(repr(command).encode())
