@@ -27,7 +27,7 @@ from aegis_c import WalFull, WalReader, WalWriter
 from aegis_c.ledger.wal import Wal
 
 sys.path.insert(0, str(Path(__file__).parent))
-from twin_wal import TwinWal  # noqa: E402
+from twin_wal import TwinWal
 
 ROUNDS = 5
 PAYLOAD = os.urandom(2048)
