@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ import uvloop
 
 from aegis_c import WalFull, WalReader, WalWriter
 from aegis_c.ledger.wal import Wal
+
+sys.path.insert(0, str(Path(__file__).parent))
 from twin_wal import TwinWal
 
 ROUNDS = 5
