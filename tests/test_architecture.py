@@ -1,4 +1,4 @@
-"""docs/architecture.md names a file for each stage of the picture, docs/operations.md each setting."""
+"""docs/architecture.md names a file for each stage, docs/operations.md describes each setting."""
 
 from __future__ import annotations
 
