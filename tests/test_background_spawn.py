@@ -6,7 +6,7 @@ import asyncio
 import logging
 import statistics
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -157,6 +157,31 @@ def test_drain_runs_what_jobs_spawn() -> None:
         assert seen == [5, 4, 3, 2, 1, 0]
 
     run(test)
+
+
+def test_drain_runs_what_is_queued_when_the_workers_were_cancelled() -> None:
+    """asyncio.run cancels every task before it closes async generators, where a drain may be."""
+    ran: list[int] = []
+
+    async def drained_by_the_end_of_the_loop() -> AsyncGenerator[Background, None]:
+        background = Background(10, 2)
+        background.start()
+        try:
+            yield background
+        finally:
+            ran.append(await background.drain(5.0))
+
+    kept = []
+
+    async def main() -> None:
+        keeper = drained_by_the_end_of_the_loop()
+        kept.append(keeper)
+        background = await anext(keeper)
+        background.spawn(lambda: ran.append(1))
+        background.spawn(lambda: ran.append(2))
+
+    asyncio.run(main())
+    assert ran == [1, 2, 0]
 
 
 def test_drain_gives_up_at_its_deadline_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -50,6 +50,9 @@ class Background:
         """Start the workers on the running loop."""
         if self._tasks or self._closing:
             raise RuntimeError("the background queue was already started")
+        self._start_workers()
+
+    def _start_workers(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._work(i), name=f"aegis-background-{i}")
@@ -89,6 +92,8 @@ class Background:
         """
         self._closing = True
         self._wake.set()
+        if self._queue and all(task.done() for task in self._tasks):
+            self._start_workers()  # a loop that ends cancels them before anybody drains
         tasks, left = self._tasks, 0
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=seconds)
