@@ -348,8 +348,8 @@ checkpoints_that_are_refused(void)
     refuses("note", AG_EVERIFY, "ledger/w0/checkpoint");
 }
 
-/* The published copy is not synced: power loss may leave it empty or full of zeros. That
- * is no reason to stay closed, the private copy says the same. */
+/* The published copy is not synced: power loss may leave it empty or full of zeros.
+ * That is no reason to stay closed, the private copy says the same. */
 static void
 torn_checkpoint(void)
 {
@@ -625,6 +625,50 @@ closed_while_poisoned(void)
     ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
 }
 
+/* A failed write-back is told once; that the next sync succeeds says nothing of the
+ * files that were lost, so the mark stays, and with it the log. */
+static void
+failed_sync_of_tiles(void)
+{
+    struct io_fault fault;
+    struct ag_ledger *ledger = NULL;
+    struct ag_ledger_stats stats;
+    struct ag_error err;
+    const uint64_t enough = 65536; /* for a mark while it runs */
+    io_fault_init(&fault);
+    ASSERT_EQ(try_open("writeback", &fault.table, NULL, &ledger, &err), AG_OK);
+    fault.fail_sync_fs = 1;
+    for (uint64_t i = 0; i <= enough;) {
+        uint64_t index = 0;
+        if (i == enough) {
+            ASSERT_EQ(ag_ledger_wait(ledger, i - 1, AG_PUBLISHED, 60 * (uint64_t)SECOND,
+                                     &err),
+                      AG_OK);
+        }
+        int status = ag_ledger_submit(ledger, (const uint8_t *)"{}", 2, NULL, NULL,
+                                      &index, &err);
+        if (status == AG_EFULL) {
+            usleep(500);
+            continue;
+        }
+        ASSERT_EQ(status, AG_OK);
+        i++;
+    }
+    ASSERT_EQ(ag_ledger_wait(ledger, enough, AG_PUBLISHED, 60 * (uint64_t)SECOND, &err),
+              AG_OK);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+    ASSERT_EQ(fault.fail_sync_fs, 0);
+    ledger = open_ledger("writeback");
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_EQ_U(stats.wal.low_water, 0);
+    ASSERT_EQ_U(stats.replayed, enough + 1);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK); /* with a disk that works again */
+    ledger = open_ledger("writeback");
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_EQ_U(stats.wal.low_water, enough + 1);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
 /* ---- threads ---- */
 
 #define THREADS 4
@@ -718,6 +762,7 @@ main(void)
     RUN(stalled_disk);
     RUN(poisoned);
     RUN(closed_while_poisoned);
+    RUN(failed_sync_of_tiles);
     RUN(many_threads);
     RUN(forked_child);
     scratch_remove(dir);

@@ -186,8 +186,8 @@ ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
 struct node_ctx {
     struct ag_ledger *ledger;
     /* Of the tree that is to be read from disk alone; 0: what the frontier has not is
-     * in full tiles. The partial tiles of smaller trees are never read: they are neither
-     * synced nor written anew when the log is opened. */
+     * in full tiles. The partial tiles of smaller trees are never read: they are
+     * neither synced nor written anew when the log is opened. */
     uint64_t disk_size;
     struct ag_error *err;
 };
