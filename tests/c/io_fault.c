@@ -137,6 +137,33 @@ fault_lock(void *ctx, int fd)
     return REAL->lock(NULL, fd);
 }
 
+static int
+fault_sync_fs(void *ctx, int fd)
+{
+    struct io_fault *f = ctx;
+    FAIL_WHEN_DUE(ctx);
+    if (atomic_load(&f->fail_sync_fs) > 0) {
+        atomic_fetch_sub(&f->fail_sync_fs, 1);
+        return -EIO;
+    }
+    return REAL->sync_fs(NULL, fd);
+}
+
+static int
+fault_stat(void *ctx, const char *path, struct ag_io_stat *out)
+{
+    FAIL_WHEN_DUE(ctx);
+    return REAL->stat(NULL, path, out);
+}
+
+static int
+fault_list(void *ctx, const char *path, void (*each)(void *arg, const char *name),
+           void *arg)
+{
+    FAIL_WHEN_DUE(ctx);
+    return REAL->list(NULL, path, each, arg);
+}
+
 void
 io_fault_init(struct io_fault *fault)
 {
@@ -156,4 +183,7 @@ io_fault_init(struct io_fault *fault)
     fault->table.unlink = fault_unlink;
     fault->table.mkdir = fault_mkdir;
     fault->table.lock = fault_lock;
+    fault->table.sync_fs = fault_sync_fs;
+    fault->table.stat = fault_stat;
+    fault->table.list = fault_list;
 }

@@ -348,6 +348,54 @@ checkpoints_that_are_refused(void)
     refuses("note", AG_EVERIFY, "ledger/w0/checkpoint");
 }
 
+/* The published copy is not synced: power loss may leave it empty or full of zeros.
+ * That is no reason to stay closed, the private copy says the same. */
+static void
+torn_checkpoint(void)
+{
+    static const unsigned char zeros[AG_CHECKPOINT_MAX];
+    struct ag_error err;
+    char path[512];
+    unsigned char before[AG_CHECKPOINT_MAX], after[AG_CHECKPOINT_MAX];
+    make_small("torn", 0);
+    file_of(path, "torn", "ledger/w0/checkpoint");
+    size_t n = scratch_read(path, before, sizeof(before));
+    const size_t lengths[] = {0, n, 512};
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+        scratch_write(path, zeros, lengths[i]);
+        struct ag_ledger *ledger = open_ledger("torn");
+        ASSERT_EQ_U(ag_ledger_stage_size(ledger, AG_PUBLISHED), 20);
+        ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+        ASSERT_EQ_U(scratch_read(path, after, sizeof(after)), n);
+        ASSERT_EQ_MEM(before, after, n);
+    }
+    /* Without the private copy there is nothing that it could be made from. */
+    drop("torn/private/w0/checkpoint");
+    scratch_write(path, "", 0);
+    refuses("torn", AG_ECORRUPT, "ledger/w0/checkpoint");
+}
+
+/* A partial tile of an earlier checkpoint is not rewritten at the start; power loss may
+ * have damaged it, so proofs do not read it once the tile is full. */
+static void
+torn_partial_tile(void)
+{
+    struct ag_error err;
+    char path[512];
+    static const unsigned char zeros[8192];
+    struct ag_ledger *ledger = open_ledger("partial");
+    fill(ledger, 0, 300);
+    ASSERT_EQ(ag_ledger_wait(ledger, 299, AG_PUBLISHED, 20 * (uint64_t)SECOND, &err),
+              AG_OK);
+    fill(ledger, 300, 600);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+    scratch_write(file_of(path, "partial", "ledger/w0/tile/0/001.p/44"), zeros,
+                  44 * AG_HASH_SIZE);
+    ledger = open_ledger("partial");
+    check_proofs(ledger, 300, 7);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
 static void
 folders_that_are_refused(void)
 {
@@ -577,6 +625,50 @@ closed_while_poisoned(void)
     ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
 }
 
+/* A failed write-back is told once; that the next sync succeeds says nothing of the
+ * files that were lost, so the mark stays, and with it the log. */
+static void
+failed_sync_of_tiles(void)
+{
+    struct io_fault fault;
+    struct ag_ledger *ledger = NULL;
+    struct ag_ledger_stats stats;
+    struct ag_error err;
+    const uint64_t enough = 65536; /* for a mark while it runs */
+    io_fault_init(&fault);
+    ASSERT_EQ(try_open("writeback", &fault.table, NULL, &ledger, &err), AG_OK);
+    fault.fail_sync_fs = 1;
+    for (uint64_t i = 0; i <= enough;) {
+        uint64_t index = 0;
+        if (i == enough) {
+            ASSERT_EQ(ag_ledger_wait(ledger, i - 1, AG_PUBLISHED, 60 * (uint64_t)SECOND,
+                                     &err),
+                      AG_OK);
+        }
+        int status = ag_ledger_submit(ledger, (const uint8_t *)"{}", 2, NULL, NULL,
+                                      &index, &err);
+        if (status == AG_EFULL) {
+            usleep(500);
+            continue;
+        }
+        ASSERT_EQ(status, AG_OK);
+        i++;
+    }
+    ASSERT_EQ(ag_ledger_wait(ledger, enough, AG_PUBLISHED, 60 * (uint64_t)SECOND, &err),
+              AG_OK);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+    ASSERT_EQ(fault.fail_sync_fs, 0);
+    ledger = open_ledger("writeback");
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_EQ_U(stats.wal.low_water, 0);
+    ASSERT_EQ_U(stats.replayed, enough + 1);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK); /* with a disk that works again */
+    ledger = open_ledger("writeback");
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_EQ_U(stats.wal.low_water, enough + 1);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
 /* ---- threads ---- */
 
 #define THREADS 4
@@ -661,6 +753,8 @@ main(void)
     RUN(tiles_are_rebuilt);
     RUN(logs_that_are_refused);
     RUN(checkpoints_that_are_refused);
+    RUN(torn_checkpoint);
+    RUN(torn_partial_tile);
     RUN(folders_that_are_refused);
     RUN(keys_that_are_refused);
     RUN(marked_start);
@@ -668,6 +762,7 @@ main(void)
     RUN(stalled_disk);
     RUN(poisoned);
     RUN(closed_while_poisoned);
+    RUN(failed_sync_of_tiles);
     RUN(many_threads);
     RUN(forked_child);
     scratch_remove(dir);

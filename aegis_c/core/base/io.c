@@ -76,19 +76,13 @@ posix_fsync_dir(void *ctx, const char *path)
 }
 
 static int
-posix_sync_fs(void *ctx, const char *path)
+posix_sync_fs(void *ctx, int fd)
 {
     (void)ctx;
 #if defined(__linux__)
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return -errno;
-    }
-    int result = syncfs(fd) == 0 ? 0 : -errno;
-    (void)close(fd);
-    return result;
+    return syncfs(fd) == 0 ? 0 : -errno;
 #else
-    (void)path;
+    (void)fd;
     sync();
     return 0;
 #endif

@@ -45,7 +45,9 @@ struct ag_io {
     /* Calls `each` for every name in the directory but "." and "..", in no order. */
     int (*list)(void *ctx, const char *path, void (*each)(void *arg, const char *name),
                 void *arg);
-    int (*sync_fs)(void *ctx, const char *path); /* the whole file system of the path */
+    /* The whole file system of an open file. The kernel tells a failed write-back once
+     * to every descriptor that was open then: keep one open from before the writes. */
+    int (*sync_fs)(void *ctx, int fd);
     int (*reserve)(void *ctx, int fd, off_t size); /* posix_fallocate from 0 */
     int (*uncache)(void *ctx, int fd); /* drops clean cached pages of the file */
 };

@@ -60,9 +60,14 @@ ag_ledger_advance_mark(struct ag_ledger *ledger, struct ag_error *err)
     const struct ag_io *io = ledger->io;
     uint64_t size = ledger->checkpoint_size;
     /* The files of this size were written when it was published. */
-    int result = io->sync_fs(io->ctx, ledger->store.root);
+    int result = io->sync_fs(io->ctx, ledger->store.root_fd);
     if (result < 0) {
-        return ag_fail_sys(err, -result, ledger->store.root, "syncfs");
+        /* Whatever a second attempt says, files may be lost that memory still shows. */
+        ledger->tiles_doubtful = true;
+        int status = ag_fail_sys(err, -result, ledger->store.root, "syncfs");
+        ag_error_advice(err, "Mend the disk and open the ledger anew: until then the "
+                             "log keeps every entry since the last mark.");
+        return status;
     }
     ag_put_u64le(blob + 8, size);
     memcpy(blob + 16, ledger->checkpoint_root, AG_HASH_SIZE);

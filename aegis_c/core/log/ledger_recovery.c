@@ -47,6 +47,15 @@ read_signed(struct ag_ledger *ledger, struct signed_state *state, struct ag_erro
     return status;
 }
 
+/* The public copy is not synced: power loss may have left it empty or full of zeros,
+ * which is as good as none. Adopting writes it anew from the private copy. */
+static int
+read_public(struct recovery *r, struct ag_error *err)
+{
+    int status = read_signed(r->ledger, &r->public_copy, err);
+    return status == AG_ECORRUPT && r->private_copy.n > 0 ? AG_OK : status;
+}
+
 static int
 refuse_rollback(const struct signed_state *state, uint64_t size, struct ag_error *err)
 {
@@ -213,7 +222,7 @@ ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *opti
         status = read_signed(ledger, &r.private_copy, err);
     }
     if (status == AG_OK) {
-        status = read_signed(ledger, &r.public_copy, err);
+        status = read_public(&r, err);
     }
     if (status == AG_OK) {
         status = open_wal(ledger, options, err);

@@ -63,7 +63,9 @@ struct ag_ledger {
     uint64_t checkpoint_size;
     uint8_t checkpoint_root[AG_HASH_SIZE];
 
-    uint64_t low_water; /* the thread's: entries that recovery need not replay */
+    /* the thread's */
+    uint64_t low_water;  /* entries that recovery need not replay */
+    bool tiles_doubtful; /* a sync of them failed: the mark stays */
 };
 
 /* ledger_open.c */

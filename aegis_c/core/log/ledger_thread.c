@@ -117,7 +117,7 @@ static void
 advance_mark(struct ag_ledger *ledger, struct work *work, uint64_t entries)
 {
     struct ag_error err;
-    if (work->published - ledger->low_water >= entries &&
+    if (!ledger->tiles_doubtful && work->published - ledger->low_water >= entries &&
         ag_ledger_advance_mark(ledger, &err) != AG_OK) {
         count_failure(ledger, work, &err);
     }

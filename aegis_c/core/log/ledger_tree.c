@@ -185,8 +185,10 @@ ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
 
 struct node_ctx {
     struct ag_ledger *ledger;
-    uint64_t size;  /* of the tree on disk whose partial tiles may be read */
-    bool disk_only; /* do not look into the frontier */
+    /* Of the tree that is to be read from disk alone; 0: what the frontier has not is
+     * in full tiles. The partial tiles of smaller trees are never read: they are
+     * neither synced nor written anew when the log is opened. */
+    uint64_t disk_size;
     struct ag_error *err;
 };
 
@@ -199,7 +201,7 @@ tree_node(void *ctx, unsigned height, uint64_t index, uint8_t out[AG_HASH_SIZE])
     size_t offset = first % AG_TILE_WIDTH, count = (size_t)1 << fold;
     uint8_t hashes[AG_TILE_BYTES / 2];
     bool found = false;
-    if (!c->disk_only) {
+    if (c->disk_size == 0) {
         struct ag_frontier *frontier = &c->ledger->frontier;
         pthread_mutex_lock(&c->ledger->tree_lock);
         if (n == ag_tile_count(frontier->size, level) / AG_TILE_WIDTH) {
@@ -209,10 +211,9 @@ tree_node(void *ctx, unsigned height, uint64_t index, uint8_t out[AG_HASH_SIZE])
         pthread_mutex_unlock(&c->ledger->tree_lock);
     }
     if (!found) {
-        uint64_t complete = ag_tile_count(c->size, level);
-        unsigned width = n < complete / AG_TILE_WIDTH
-                             ? AG_TILE_WIDTH
-                             : (unsigned)(complete % AG_TILE_WIDTH);
+        uint64_t complete = ag_tile_count(c->disk_size, level);
+        bool partial = c->disk_size != 0 && n == complete / AG_TILE_WIDTH;
+        unsigned width = partial ? (unsigned)(complete % AG_TILE_WIDTH) : AG_TILE_WIDTH;
         int status = ag_store_read_hashes(&c->ledger->store, level, n, width, offset,
                                           count, hashes, c->err);
         if (status != AG_OK) {
@@ -254,7 +255,7 @@ static int
 check_before_signing(struct ag_ledger *ledger, uint64_t size,
                      const uint8_t root[AG_HASH_SIZE], struct ag_error *err)
 {
-    struct node_ctx disk = {ledger, size, true, err};
+    struct node_ctx disk = {ledger, size, err};
     uint8_t again[AG_HASH_SIZE], proof[AG_PROOF_MAX][AG_HASH_SIZE], leaf[AG_HASH_SIZE];
     size_t count = 0;
     int status = ag_tree_root(size, tree_node, &disk, again);
@@ -294,7 +295,7 @@ int
 ag_ledger_frontier_root(struct ag_ledger *ledger, uint8_t root[AG_HASH_SIZE],
                         struct ag_error *err)
 {
-    struct node_ctx memory = {ledger, ledger->frontier.size, false, err};
+    struct node_ctx memory = {ledger, 0, err};
     return ag_tree_root(ledger->frontier.size, tree_node, &memory, root);
 }
 
@@ -440,7 +441,7 @@ int
 ag_ledger_root(struct ag_ledger *ledger, uint64_t size, uint8_t root[AG_HASH_SIZE],
                struct ag_error *err)
 {
-    struct node_ctx ctx = {ledger, size, false, err};
+    struct node_ctx ctx = {ledger, 0, err};
     int status = check_size(ledger, size, err);
     return status != AG_OK ? status : ag_tree_root(size, tree_node, &ctx, root);
 }
@@ -449,7 +450,7 @@ int
 ag_ledger_inclusion(struct ag_ledger *ledger, uint64_t index, uint64_t size,
                     uint8_t (*proof)[AG_HASH_SIZE], size_t *count, struct ag_error *err)
 {
-    struct node_ctx ctx = {ledger, size, false, err};
+    struct node_ctx ctx = {ledger, 0, err};
     int status = check_size(ledger, size, err);
     if (status != AG_OK) {
         return status;
@@ -467,7 +468,7 @@ ag_ledger_consistency(struct ag_ledger *ledger, uint64_t old_size, uint64_t new_
                       uint8_t (*proof)[AG_HASH_SIZE], size_t *count,
                       struct ag_error *err)
 {
-    struct node_ctx ctx = {ledger, new_size, false, err};
+    struct node_ctx ctx = {ledger, 0, err};
     int status = check_size(ledger, new_size, err);
     if (status != AG_OK) {
         return status;

@@ -27,6 +27,7 @@ ag_store_open(struct ag_store *store, const struct ag_io *io, const char *root,
     char temporary[PATH_MAX];
     memset(store, 0, sizeof(*store));
     store->io = io;
+    store->root_fd = -1;
     int n = snprintf(store->root, sizeof(store->root), "%s", root);
     if (n <= 0 || (size_t)n >= sizeof(store->root)) {
         return ag_fail_sys(err, ENAMETOOLONG, root, "open");
@@ -41,7 +42,23 @@ ag_store_open(struct ag_store *store, const struct ag_io *io, const char *root,
             status = ag_fail_sys(err, -result, temporary, "unlink");
         }
     }
+    if (status == AG_OK) {
+        int fd = io->open(io->ctx, root, O_RDONLY, 0);
+        if (fd < 0) {
+            return ag_fail_sys(err, -fd, root, "open");
+        }
+        store->root_fd = fd;
+    }
     return status;
+}
+
+void
+ag_store_close(struct ag_store *store)
+{
+    if (store->root_fd >= 0) {
+        (void)store->io->close(store->io->ctx, store->root_fd);
+        store->root_fd = -1;
+    }
 }
 
 static int
@@ -90,6 +107,18 @@ ag_store_put(struct ag_store *store, const char *name, const void *from, size_t 
     return result < 0 ? ag_fail_sys(err, -result, path, "rename") : AG_OK;
 }
 
+/* Drops what memory holds of a file. After a failed write-back that is not what the
+ * disk holds. */
+static void
+forget_cached(const struct ag_io *io, const char *path)
+{
+    int fd = io->open(io->ctx, path, O_RDONLY, 0);
+    if (fd >= 0) {
+        (void)io->uncache(io->ctx, fd);
+        (void)io->close(io->ctx, fd);
+    }
+}
+
 int
 ag_store_ensure(struct ag_store *store, const char *name, const void *from, size_t n,
                 struct ag_error *err)
@@ -101,6 +130,7 @@ ag_store_ensure(struct ag_store *store, const char *name, const void *from, size
     if (status != AG_OK) {
         return status;
     }
+    forget_cached(store->io, path);
     status = ag_io_read_file(store->io, path, n, &found, &found_n, NULL);
     bool same = status == AG_OK && found_n == n && memcmp(found, from, n) == 0;
     ag_free(found);

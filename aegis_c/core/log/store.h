@@ -21,6 +21,7 @@
 struct ag_store {
     const struct ag_io *io; /* borrowed */
     char root[PATH_MAX - 128];
+    int root_fd;        /* owned, -1: none; from before any write, see ag_io.sync_fs */
     uint64_t rewritten; /* files that did not match and were written anew */
 };
 
@@ -28,12 +29,15 @@ struct ag_store {
 int ag_store_open(struct ag_store *store, const struct ag_io *io, const char *root,
                   struct ag_error *err);
 
+/* Closes what it holds; safe when it holds nothing (root_fd -1). */
+void ag_store_close(struct ag_store *store);
+
 /* Writes root/<name>, making folders on the way. Owner thread. */
 int ag_store_put(struct ag_store *store, const char *name, const void *from, size_t n,
                  struct ag_error *err);
 
-/* As ag_store_put, but leaves a file alone that has these very bytes; counts the others
- * that it replaces in `rewritten`. */
+/* As ag_store_put, but leaves a file alone that has these very bytes on disk (not only
+ * in memory); counts the others that it replaces in `rewritten`. */
 int ag_store_ensure(struct ag_store *store, const char *name, const void *from,
                     size_t n, struct ag_error *err);
 
