@@ -4,6 +4,10 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "base/bytes.h"
 #include "base/status.h"
 #include "hash/sha256_kernel.h"
@@ -161,20 +165,44 @@ ag_sha256(const void *data, size_t n, uint8_t out[AG_HASH_SIZE])
     ag_sha256_final(&ctx, out);
 }
 
+#if defined(__SSE2__) /* every x86-64 */
+
+/* The octets 0..15 of `x` as hex digits. */
+static inline __m128i
+hex_digits(__m128i x)
+{
+    __m128i letter = _mm_cmpgt_epi8(x, _mm_set1_epi8(9));
+    x = _mm_add_epi8(x, _mm_set1_epi8('0'));
+    return _mm_add_epi8(x, _mm_and_si128(letter, _mm_set1_epi8('a' - '0' - 10)));
+}
+
 void
 ag_hash_hex(const uint8_t hash[AG_HASH_SIZE], char out[64])
 {
-    for (int i = 0; i < 32; i += 4) {
-        /* one hex digit in each octet of x, the first in the lowest */
-        uint64_t x = ag_get_u32le(hash + i);
-        x = (x | x << 16) & 0x0000ffff0000ffff;
-        x = (x | x << 8) & 0x00ff00ff00ff00ff;
-        x = (x << 8 | x >> 4) & 0x0f0f0f0f0f0f0f0f;
-        uint64_t letters = (x + 0x0606060606060606) >> 4 & 0x0101010101010101;
-        x += 0x3030303030303030 + letters * ('a' - '0' - 10);
-        ag_put_u64le((uint8_t *)out + 2 * i, x);
+    const __m128i low_half = _mm_set1_epi8(15);
+    for (int i = 0; i < 2; i++) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(hash + 16 * i));
+        __m128i high = hex_digits(_mm_and_si128(_mm_srli_epi16(x, 4), low_half));
+        __m128i low = hex_digits(_mm_and_si128(x, low_half));
+        _mm_storeu_si128((__m128i *)(out + 32 * i), _mm_unpacklo_epi8(high, low));
+        _mm_storeu_si128((__m128i *)(out + 32 * i + 16), _mm_unpackhi_epi8(high, low));
     }
 }
+
+#else
+
+void
+ag_hash_hex(const uint8_t hash[AG_HASH_SIZE], char out[64])
+{
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < AG_HASH_SIZE; i++) {
+        uint8_t octet = hash[i];
+        out[2 * i] = digits[octet >> 4];
+        out[2 * i + 1] = digits[octet & 15];
+    }
+}
+
+#endif
 
 /* --- HMAC --- */
 
