@@ -4,7 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(AG_PORTABLE)
 #include <emmintrin.h>
 #endif
 
@@ -16,7 +16,7 @@
 
 const struct ag_sha256_kernel *const ag_sha256_kernels_built[] = {
     &ag_sha256_portable,
-#if defined(__x86_64__)
+#if defined(AG_SHA256_SHANI)
     &ag_sha256_shani_x1,
     &ag_sha256_shani_x2,
     &ag_sha256_shani_x4,
@@ -165,7 +165,7 @@ ag_sha256(const void *data, size_t n, uint8_t out[AG_HASH_SIZE])
     ag_sha256_final(&ctx, out);
 }
 
-#if defined(__SSE2__) /* every x86-64 */
+#if defined(__SSE2__) && !defined(AG_PORTABLE) /* every x86-64 */
 
 /* The octets 0..15 of `x` as hex digits. */
 static inline __m128i
