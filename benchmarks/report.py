@@ -211,10 +211,11 @@ def _ratios(results: dict[str, Any]) -> str:
     for title, rows in (("CPU-bound", results["calls"]), ("20 ms upstream", results["delayed"])):
         found = _by_target(rows)
         for c, governed in found["governed"].items():
-            plain = found["passthrough"][c]["rps"]
-            line = [f"{title}, c={c}", f"{plain:,.0f}", f"{governed['rps']:,.0f}"]
-            lines.append([*line, f"{governed['rps'] / plain:.2f}"])
-    header = ["", "pass-through, requests/s", "governed, requests/s", "governed / plain"]
+            plain = found["passthrough"][c]
+            line = [f"{title}, c={c}", f"{plain['rps']:,.0f}", f"{governed['rps']:,.0f}"]
+            line += [f"{governed['rps'] / plain['rps']:.2f}"]
+            lines.append([*line, f"{plain['cpu_us'] / governed['cpu_us']:.2f}"])
+    header = ["", "pass-through, requests/s", "governed, requests/s", "ratio", "by CPU a call"]
     return table("Governed against plain", header, lines)
 
 

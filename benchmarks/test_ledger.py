@@ -252,7 +252,7 @@ async def _outstanding(count: int, tasks: int, one: Callable[[int], Awaitable[No
 def test_durable(
     benchmark: BenchmarkFixture, scale: Scale, tmp_path: Path, outstanding: int, loop: str
 ) -> None:
-    count = min(scale.entries, 500 * outstanding)
+    count = min(scale.entries // 4, 500 * outstanding)
     metas = [meta(number) for number in range(count)]
     ids = [request_id(number) for number in range(count)]
     paths = (tmp_path / str(n) / "ledger" / "w0" for n in itertools.count())
@@ -277,7 +277,7 @@ def test_durable(
 def test_durable_python(
     benchmark: BenchmarkFixture, scale: Scale, tmp_path: Path, outstanding: int
 ) -> None:
-    count = min(scale.entries, 300 + 20 * outstanding)
+    count = min(scale.entries // 4, 300 + 20 * outstanding)
     metas = [meta(number) for number in range(count)]
     waits = _Waits()
 
@@ -297,7 +297,7 @@ def test_durable_python(
 
 def test_durable_disk(benchmark: BenchmarkFixture, scale: Scale, tmp_path: Path) -> None:
     """What the disk itself can: one block into a file that was written before, then a sync."""
-    count = min(scale.entries, 500)
+    count = min(scale.entries // 4, 500)
     benchmark.group = "durable through asyncio, 1 outstanding"
     benchmark.extra_info |= {"row": "the disk: pwrite + fdatasync", "calls": count}
     file = os.open(tmp_path / "disk", os.O_RDWR | os.O_CREAT)
@@ -454,7 +454,7 @@ def test_growth(
 ) -> None:
     """Memory and disk per entry, and how fast a log grows, in a process of its own."""
     benchmark.group = f"growth over {scale.entries:,} entries"
-    benchmark.extra_info |= {"row": row, "baseline": kind == "python", "calls": scale.entries}
+    benchmark.extra_info |= {"row": row, "figures_only": True}
     command = [sys.executable, "-m", "benchmarks.entries", kind, str(tmp_path), str(scale.entries)]
 
     def grow() -> None:
@@ -543,7 +543,7 @@ def test_lag(
 ) -> None:
     """The loop's lag while the ledger works at full speed, beside the same loop without it."""
     benchmark.group = "event-loop lag, uvloop"
-    benchmark.extra_info["row"] = kind.row
+    benchmark.extra_info |= {"row": kind.row, "figures_only": True}
     benchmark.pedantic(
         lambda: loops.run("uvloop", _lag(benchmark, scale, tmp_path, kind)), rounds=1
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from starlette.types import ASGIApp
 
 from aegis_c.gateway.app import create_app
@@ -20,6 +21,8 @@ from aegis_c.gateway.runtime import Runtime
 from aegis_c.gateway.serve import server_config
 from aegis_c.gateway.settings import Settings, Upstream
 
+_SCHEMA_FILE = Path(__file__).parent.parent / "docs" / "entry.schema.json"
+SCHEMA = Draft202012Validator(json.loads(_SCHEMA_FILE.read_text()))
 KEY = "sk-caller"
 AUDITOR = "sk-auditor"
 ADMIN = "sk-admin"
@@ -103,7 +106,7 @@ class Client:
 
     async def chunk(self) -> bytes:
         """The next chunk of a chunked body; empty at its end."""
-        size = int(await self.reader.readline(), 16)
+        size = int(await self.reader.readuntil(b"\r\n"), 16)
         data = await self.reader.readexactly(size)
         assert await self.reader.readexactly(2) == b"\r\n"
         return data
@@ -183,12 +186,14 @@ class Rig:
         return await self.send(request(body, **options))
 
     async def entries(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Every entry of the ledger, or those of one kind, decoded."""
+        """Every entry of the ledger, or those of one kind, decoded; all fit the schema."""
         ledger = self.runtime.ledger
         size = len(ledger.native)
         if size:
             await ledger.integrated(size - 1)
         found = [json.loads(ledger.native.entry(i)) for i in range(size)]
+        for entry in found:
+            SCHEMA.validate(entry)
         return [e for e in found if kind is None or e["kind"] == kind]
 
     async def wait_for(self, kind: str, count: int = 1) -> list[dict[str, Any]]:

@@ -131,12 +131,12 @@ def test_nothing_to_learn_from_is_refused() -> None:
 
 
 def test_corpus_is_the_docs() -> None:
-    """The shipped text must be the project's own: nine of ten paragraphs stand in it today."""
+    """The shipped text must be the project's own: four of five paragraphs stand in it today."""
     shipped = set(corpus.load().rstrip("\n").split("\n\n"))
     today = set(corpus.gather(ROOT))
     stale = shipped - today
     assert len(shipped) >= 40
-    assert len(stale) <= len(shipped) / 10, (
+    assert len(stale) <= len(shipped) / 5, (
         f"{len(stale)} of {len(shipped)} paragraphs of corpus.txt are no longer in the docs; "
         f"run: python -m aegis_c.demo.corpus (one of them: {min(stale)!r})"
     )
@@ -577,8 +577,8 @@ def test_a_client_that_leaves_ends_its_call(stream: bool) -> None:
 
 
 def test_the_last_question_steers(client: openai.OpenAI) -> None:
-    rare = [i for i in reversed(MODEL.by_unigram) if MODEL.tokens[i][1:].isalpha()][:2]
-    first, second = (MODEL.tokens[i].strip() for i in rare)
+    openings = [MODEL.tokens[i] for i in sorted(MODEL.distribution([]).head)]
+    first, second, *_ = (word for word in openings if word.isalpha() and MODEL.topic(word))
 
     def steered(*questions: str) -> Any:
         messages = [{"role": "user", "content": question} for question in questions]

@@ -308,6 +308,28 @@ def test_a_refusal_of_an_unread_body_can_be_read_by_a_client_that_sends_on(tmp_p
     run(main())
 
 
+def test_a_caller_that_asks_before_it_sends(tmp_path: Path) -> None:
+    """Expect: 100-continue saves the body of a request that is refused."""
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url, limits=LIMITS) as rig:
+            for secret, length, status in (("wrong", 100, 401), (KEY, 1 << 40, 413)):
+                async with rig.client() as client, asyncio.timeout(10):
+                    headers = ("Expect: 100-continue", f"Content-Length: {length}")
+                    raw = request(secret=secret, length=False, headers=headers)
+                    await client.write(raw.partition(b"{")[0])
+                    assert (await client.head())[0] == status
+            body = ask()
+            raw = request(body, headers=("Expect: 100-continue",))
+            async with rig.client() as client, asyncio.timeout(10):
+                await client.write(raw[: -len(body)])
+                assert (await client.head())[0] == 100
+                await client.write(body)
+                assert (await client.reply()).status == 200
+
+    run(main())
+
+
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_half_a_body(tmp_path: Path, framing: str) -> None:
     """The caller goes away inside its body, or stops sending."""

@@ -309,6 +309,21 @@ def test_upstream_errors_in_another_shape_become_openais(tmp_path: Path, loop: s
     run(main(), loop)
 
 
+def test_the_callers_own_id_is_recorded(tmp_path: Path, loop: str) -> None:
+    """OpenAI's header first, else the usual one; the id of the call is always our own."""
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
+            openais, usual = "X-Client-Request-Id: a", "X-Request-Id: b"
+            for headers in ((openais, usual), (openais,), (usual,), ()):
+                reply = await rig.ask(headers=headers)
+                assert UUID7.fullmatch(reply.headers["x-request-id"])
+            ids = [call.get("client_id") for call in await rig.entries("call")]
+            assert ids == ["a", "a", "b", None]
+
+    run(main(), loop)
+
+
 def test_models_are_the_upstreams(tmp_path: Path, loop: str) -> None:
     listing = {"object": "list", "data": [{"id": "scripted-1", "object": "model"}]}
 

@@ -26,7 +26,7 @@ from aegis_c.gateway.hot.auth import source_of
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.settings import ENTRY_MAX
 from aegis_c.ledger import AsyncLedger
-from gateway_rig import ASK, CHAT, KEY, Rig, gateway, key, request, run, settings
+from gateway_rig import ASK, CHAT, KEY, Rig, gateway, key, request, run, settings, until
 from upstream import Exchange
 
 STREAM = {**ASK, "stream": True}
@@ -363,40 +363,49 @@ def no_file_may_grow() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-async def poison(rig: Rig) -> None:
-    native = rig.runtime.ledger.native
-    with no_file_may_grow():
-        assert (await rig.ask()).status == 200  # submitted before the disk is asked
-        async with asyncio.timeout(10):
-            while native.poisoned is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("on_failure", ["refuse", "serve"])
 def test_when_the_ledger_cannot_record(
     tmp_path: Path, on_failure: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """While the disk is full calls are refused, or served with a logged gap; then all is well."""
+
     async def main() -> None:
         evidence = {"on_failure": on_failure}
         async with upstream.running() as up, gateway(tmp_path, up.url, evidence=evidence) as rig:
-            await poison(rig)
-            ready = await rig.ask(b"", method="GET", path="/ready")
-            assert ready.status == 503
-            assert json.loads(ready.body)["missing"][0].startswith("ledger: ")
-            sent = len(up.exchanges)
-            for body in (ASK, STREAM):
-                reply = await rig.ask(body)
-                if on_failure == "refuse":
-                    assert (reply.status, reply.error["code"]) == (503, "ledger_unavailable")
-                    assert "retry-after" in reply.headers
-                else:
-                    assert reply.status == 200
-            assert len(up.exchanges) == sent + (0 if on_failure == "refuse" else 2)
+            native = rig.runtime.ledger.native
+
+            async def broken() -> bool:
+                return native.poisoned is not None
+
+            async def healed() -> bool:
+                return native.poisoned is None
+
+            assert (await rig.ask()).status == 200
+            with no_file_may_grow():
+                await rig.ask()  # submitted before the disk is asked
+                await until(broken)
+                sent = len(up.exchanges)
+                for body in (ASK, STREAM):
+                    reply = await rig.ask(body)
+                    if on_failure == "refuse":
+                        assert (reply.status, reply.error["code"]) == (503, "ledger_unavailable")
+                        assert "retry-after" in reply.headers
+                    else:
+                        assert reply.status == 200
+                assert len(up.exchanges) == sent + (0 if on_failure == "refuse" else 2)
+                ready = await rig.ask(b"", method="GET", path="/ready")
+                assert ready.status == 503
+                assert json.loads(ready.body)["missing"][0].startswith("ledger: ")
             text = (await rig.ask(b"", method="GET", path="/metrics")).body.decode()
             gaps = next(x for x in text.splitlines() if x.startswith("aegis_ledger_gaps_total"))
             assert float(gaps.split()[1]) >= 2
             assert "could not record" in caplog.text
             assert rig.runtime.admission.reserved() == 0
+            await until(healed)
+            size = len(native)
+            assert (await rig.ask()).status == 200
+            assert (await rig.entries())[size]["kind"] == "call"
+            assert (await rig.ask(b"", method="GET", path="/ready")).status == 200
 
     run(main())
 

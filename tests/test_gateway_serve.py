@@ -307,17 +307,16 @@ def test_a_damaged_or_foreign_ledger_is_refused_by_name(tmp_path: Path) -> None:
             assert (status, str(tmp_path) in error) == (2, True)
             assert await server.end() == 0
 
-        files = [path for path in (tmp_path / "private" / "w0").rglob("*") if path.is_file()]
-        journal = max(files, key=lambda path: path.stat().st_size)
-        whole = journal.read_bytes()
+        segment = min((tmp_path / "private" / "w0" / "wal").glob("*.seg"))
+        whole = segment.read_bytes()
         damaged = bytearray(whole)
-        damaged[len(whole) // 2] ^= 1
-        journal.write_bytes(damaged)
+        damaged[4096 + 100] ^= 1  # in the first batch
+        segment.write_bytes(damaged)
         status, error = await refused(tmp_path)
         assert status == 2
-        assert str(tmp_path / "private" / "w0") in error
+        assert str(segment) in error
         assert "Traceback" not in error
-        journal.write_bytes(whole)
+        segment.write_bytes(whole)
 
         status, error = await refused(tmp_path, AEGIS_LEDGER__ORIGIN="another.example/log")
         assert status == 2

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 import upstream
+from aegis_c.gateway.hot.adapters.openai import EventReader
 from gateway_rig import ASK, KEY, Client, Rig, gateway, request, run
 from upstream import Exchange, Script, delta
 
@@ -423,6 +424,29 @@ def test_a_plain_answer_to_a_stream_request_is_a_call(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_fault_of_our_own_inside_a_stream_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug must not leave an intent without its settle, nor a reply that looks complete."""
+
+    def broken(*_: object) -> bytes:
+        raise ZeroDivisionError("a bug")
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
+            rest = await before(rig, up)
+            with monkeypatch.context() as patch:
+                patch.setattr(EventReader, "feed", broken)
+                with pytest.raises(asyncio.IncompleteReadError):
+                    await rig.ask(STREAM)
+                await check_nothing_left(rig, up, rest)
+            settle = (await rig.entries("settle"))[0]
+            assert (settle["status"], settle["events"]) == ("internal_error", 0)
+            assert not await rig.entries("rejection")
+
+    run(main())
+
+
 # -- callers that leave ------------------------------------------------------------------------
 
 
@@ -462,10 +486,13 @@ def test_a_caller_that_leaves_inside_a_stream(tmp_path: Path, how: str) -> None:
     run(main())
 
 
-def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before the head", "inside the body"])
+def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path, when: str) -> None:
     left = asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
+        if when == "inside the body":
+            await exchange.write(OK + b"Content-Length: 50\r\n\r\n{")
         await exchange.gone()
         left.set()
 

@@ -387,8 +387,8 @@ def test_dev_sets_up_once_and_redoes_what_changed(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, checkout)
     (checkout / "README.md").touch()
     pyproject = (ROOT / "pyproject.toml").read_text()
-    for name in ("dependencies", "demo"):
-        pyproject = re.sub(rf"(?ms)^{name} = \[.*?\]", f"{name} = []", pyproject)
+    pyproject = re.sub(r"(?ms)^dependencies = \[.*?^\]", "dependencies = []", pyproject)
+    pyproject = re.sub(r"(?m)^demo = .*", "demo = []", pyproject)
     (checkout / "pyproject.toml").write_text(pyproject)
     module = checkout / "aegis_c" / "bind" / "module.c"
     module.parent.mkdir(parents=True)

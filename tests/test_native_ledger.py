@@ -245,8 +245,7 @@ def test_fork(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["return", "raise", "os._exit", "kill"])
 def test_ends_of_a_process(tmp_path: Path, ending: str) -> None:
-    """However a process ends, what was durable is there, and the next open succeeds. An ordinary
-    exit without close flushes what was submitted."""
+    """However a process ends, everything that submit returned is there afterwards."""
     script = textwrap.dedent(
         f"""
         import os, signal, sys, aegis_c
@@ -269,10 +268,10 @@ def test_ends_of_a_process(tmp_path: Path, ending: str) -> None:
         check=False,
     )
     assert done.returncode == {"raise": 3, "kill": -signal.SIGKILL}.get(ending, 0), done.stderr
+    assert int(done.stdout) >= 500
     with aegis_c.Ledger(tmp_path / "log") as ledger:
-        if ending in ("return", "raise"):
-            assert len(ledger) == 1000
-        assert int(done.stdout) <= len(ledger) <= 1000
+        assert len(ledger) == 1000
+        assert ledger.stats()["ring_lost"] is False
 
 
 def test_where_things_lie_and_with_which_modes(tmp_path: Path) -> None:
@@ -300,12 +299,15 @@ def test_where_things_lie_and_with_which_modes(tmp_path: Path) -> None:
         "private": "0o700",
         "private/w0": "0o700",
         "private/w0/LOCK": "0o600",
-        "private/w0/LOG": "0o600",
         "private/w0/checkpoint": "0o600",
+        "private/w0/identity": "0o600",
         "private/w0/log.key": "0o600",
         "private/w0/subject.secret": "0o600",
         "private/w0/wal": "0o700",
-        "private/w0/wal/journal": "0o600",
+        "private/w0/wal/LOCK": "0o600",
+        "private/w0/wal/LOG": "0o600",
+        "private/w0/wal/wal-0000000000000001.seg": "0o600",
+        "private/w0/wal/wal-0000000000000002.seg": "0o600",
     }
 
 
@@ -319,7 +321,7 @@ def test_arguments_of_the_constructor(tmp_path: Path) -> None:
         assert ledger.vkey.startswith("example.org/a+")
         assert ledger.path == str(tmp_path / "a")
         assert (tmp_path / "k.pem").exists()
-        assert (tmp_path / "p" / "LOG").exists()
+        assert (tmp_path / "p" / "identity").exists()
     with pytest.raises(aegis_c.LedgerError, match="another origin") as caught:
         aegis_c.Ledger(
             tmp_path / "a", origin="example.org/b", private=tmp_path / "p", key=tmp_path / "k.pem"

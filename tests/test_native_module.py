@@ -223,7 +223,7 @@ def test_nothing_leaks_from_opening_and_closing(tmp_path: Path) -> None:
             ignore(ValueError, lambda: aegis_c.Ledger(path, ring_bytes=5))()
             assert len(ledger) == 10
 
-    check_no_leak(open_and_close, times=100)
+    check_no_leak(open_and_close, times=30)
 
 
 def test_an_unclosed_ledger_warns_and_closes(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@
     X(commitment_type, agpy_commitment_spec)                                           \
     X(ledger_type, agpy_ledger_spec)                                                   \
     X(mmr_type, agpy_mmr_spec)                                                         \
+    X(walwriter_type, agpy_walwriter_spec)                                             \
+    X(walreader_type, agpy_walreader_spec)                                             \
     X(legacy_type, agpy_legacy_spec)
 
 /* Tables of module functions, one per file that has some. */

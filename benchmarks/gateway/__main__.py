@@ -1,7 +1,7 @@
 """The gateway benchmark: CPU per governed call, requests a second, added latency, streams.
 
 Starts a mock upstream and the servers in turn, drives each, and prints tables (and JSON with
---json FILE). Ends by itself: about 40 s in its short form, five minutes with --full.
+--json FILE). Ends by itself: about a minute in its short form, five with --full.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(folder: Path, *, full: bool = False, calls: int = 0) -> dict[str, Any]:
     """All measurements; ``calls`` > 0 bounds each of them (a smoke test)."""
-    seconds, rounds = (5.0, 5) if full else (1.0, 3)
+    seconds, rounds = (4.0, 3) if full else (1.0, 2)
     if calls:
         seconds, rounds = 5.0, 1
     results: dict[str, Any] = {"machine": describe(folder), "form": "full" if full else "short"}

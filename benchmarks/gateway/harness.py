@@ -6,6 +6,7 @@ core 1 (with one core everything shares it, and the result says so). All of it i
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from benchmarks.machine import resident_bytes
 KEY = "aegis-benchmark-key"
 CHAT = "/v1/chat/completions"
 SOURCE = Path(__file__).with_name("bench_http.c")
+_libc = ctypes.CDLL(None)
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0
 _SETTLE_SECONDS = 0.05  # after a run: what its calls left to do in the background counts
@@ -56,6 +58,11 @@ def build(folder: Path) -> Path:
     return program
 
 
+def _end_with_parent() -> None:
+    """A benchmark that is killed leaves no server behind: prctl(PR_SET_PDEATHSIG, SIGTERM)."""
+    _libc.prctl(1, signal.SIGTERM)
+
+
 class Process:
     """A server that says where it listens; ended when the block is left."""
 
@@ -69,6 +76,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=SOURCE.parents[2],  # so that `benchmarks` can be imported
+                preexec_fn=_end_with_parent,
             )
         self.pid = self.process.pid
 

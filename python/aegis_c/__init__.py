@@ -25,6 +25,8 @@ from aegis_c._native import (
     node_hash,
     verify_consistency,
     verify_inclusion,
+    WalReader,
+    WalWriter,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ __all__ = [
     "WalFull",
     "WalLocked",
     "WalPoisoned",
+    "WalReader",
+    "WalWriter",
     "capture",
     "kernels",
     "leaf_hash",

@@ -270,8 +270,10 @@ class Evidence:
             )
             for name in ("client_id", "client_id_sha256", "session", "session_sha256"):
                 setattr(entry, name, intent.get(name))
-            self._submit(entry, None, None)
             abandoned += 1
+            made = self._submit(entry, None, None)
+            if made is not None and self._ledger.native.room() < 2 * ENTRY_MAX:
+                await self._ledger.integrated(made)
         return abandoned
 
     def flush(self) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -163,7 +164,7 @@ def _explain(error: OSError, settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def _signals_ask(server: uvicorn.Server):  # type: ignore[no-untyped-def]
+def _signals_ask(server: uvicorn.Server) -> Iterator[None]:
     """SIGTERM and SIGINT ask the server to stop, also before it serves; then exit is orderly.
 
     The server installs its own handlers while it serves, and afterwards raises the signal again
