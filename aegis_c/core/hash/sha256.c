@@ -286,10 +286,10 @@ leaf_prepare(struct leaf *leaf, const uint8_t *entry, size_t n)
     ag_put_u64be(leaf->tail + end - 8, bits);
 }
 
-void
-ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE])
+static void
+one_leaf(const struct ag_sha256_kernel *k, const uint8_t *entry, size_t n,
+         uint8_t out[AG_HASH_SIZE])
 {
-    const struct ag_sha256_kernel *k = kernel();
     if (n == 32) {
         struct ag_span span = {entry, n};
         k->leaves32(&span, 1, out);
@@ -301,12 +301,18 @@ ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE])
     memcpy(state, ag_sha256_iv, sizeof(state));
     k->blocks(state, leaf.first, 1);
     if (leaf.blocks > 0) {
-        k->blocks(state, (const uint8_t *)entry + 63, leaf.blocks);
+        k->blocks(state, entry + 63, leaf.blocks);
     }
     if (leaf.tail_blocks > 0) {
         k->blocks(state, leaf.tail, leaf.tail_blocks);
     }
     put_digest(state, out);
+}
+
+void
+ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE])
+{
+    one_leaf(kernel(), entry, n, out);
 }
 
 /* `lanes` leaves in step as far as all of them have blocks; what one has more than the
@@ -357,9 +363,9 @@ leaves_in_step(const struct ag_sha256_kernel *k, const struct ag_span *entries,
 }
 
 void
-ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out)
+ag_sha256_leaves(const struct ag_sha256_kernel *k, const struct ag_span *entries,
+                 size_t count, uint8_t *out)
 {
-    const struct ag_sha256_kernel *k = kernel();
     while (count > 0) {
         size_t run = 0;
         while (run < count && entries[run].size == 32) {
@@ -372,12 +378,18 @@ ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out)
             leaves_in_step(k, entries, out);
         } else {
             run = 1;
-            ag_leaf_hash(entries[0].data, entries[0].size, out);
+            one_leaf(k, entries[0].data, entries[0].size, out);
         }
         entries += run;
         count -= run;
         out += run * AG_HASH_SIZE;
     }
+}
+
+void
+ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out)
+{
+    ag_sha256_leaves(kernel(), entries, count, out);
 }
 
 void

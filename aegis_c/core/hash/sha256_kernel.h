@@ -65,6 +65,10 @@ const struct ag_sha256_kernel *
 ag_sha256_select(const struct ag_sha256_kernel *const *kernels, size_t count,
                  ag_sha256_oracle oracle, bool *passed, double *ns);
 
+/* ag_leaf_hash_spans with this kernel. */
+void ag_sha256_leaves(const struct ag_sha256_kernel *kernel,
+                      const struct ag_span *entries, size_t count, uint8_t *out);
+
 /* The work of ag_sha256_run. */
 void ag_sha256_run_kernel(const struct ag_sha256_kernel *kernel, bool leaves,
                           size_t count);
