@@ -168,8 +168,8 @@ def test_batch_against_its_kernel(
         _kernel_run(kernel, False, size)
         bare.append(time.perf_counter() - start)
 
-    benchmark.pedantic(turn, rounds=min(15, scale.rounds))
     benchmark.group = "tree: extend against its kernel"
+    benchmark.pedantic(turn, rounds=min(15, scale.rounds))
     benchmark.extra_info |= {
         "row": f"{size:,} leaves, proofs={proofs}",
         "figures_only": True,
@@ -297,8 +297,8 @@ def test_memory(
                 tree.append(entry)
             held = sys.getsizeof(tree)
 
-    benchmark.pedantic(work, rounds=1)
     benchmark.group = "tree: memory"
+    benchmark.pedantic(work, rounds=1)
     benchmark.extra_info |= {
         "row": f"{len(some):,} leaves: {name}",
         "figures_only": True,

@@ -34,10 +34,18 @@ typedef struct {
 /* --- helpers --- */
 
 static PyObject *
-raise_status(MmrObject *self, int status, const struct ag_error *err)
+raise_error(MmrObject *self, const struct ag_error *err)
 {
     struct agpy_state *state = agpy_state_of_type(Py_TYPE(self));
-    return state != NULL ? agpy_raise(state, AGPY_TREE, status, err) : NULL;
+    return state != NULL ? agpy_raise(state, AGPY_TREE, err->status, err) : NULL;
+}
+
+static PyObject *
+raise_status(MmrObject *self, int status)
+{
+    struct ag_error err;
+    (void)ag_fail(&err, status, "MmrAccumulator: %s", ag_status_text(status));
+    return raise_error(self, &err);
 }
 
 static PyObject *
@@ -46,7 +54,7 @@ raise_no_proofs(MmrObject *self, const char *what)
     struct ag_error err;
     ag_fail(&err, AG_ENOTFOUND, "%s needs nodes that proofs=False does not keep", what);
     ag_error_advice(&err, "Use MmrAccumulator(proofs=True)");
-    return raise_status(self, AG_ENOTFOUND, &err);
+    return raise_error(self, &err);
 }
 
 /* Takes the lock; -1 with an exception in a forked child. */
@@ -59,7 +67,7 @@ mmr_enter(MmrObject *self)
                 "this MmrAccumulator belongs to the parent process; it cannot be used "
                 "after fork in the child");
         ag_error_advice(&err, "Pass dump() to the child and load() it there");
-        (void)raise_status(self, AG_EFORKED, &err);
+        (void)raise_error(self, &err);
         return -1;
     }
     agpy_lock_acquire(&self->lock);
@@ -141,7 +149,7 @@ mmr_append(PyObject *object, PyObject *entry)
     }
     mmr_leave(self);
     return status == AG_OK ? PyLong_FromUnsignedLongLong(index)
-                           : raise_status(self, status, NULL);
+                           : raise_status(self, status);
 }
 
 PyDoc_STRVAR(mmr_append_hash_doc,
@@ -162,7 +170,7 @@ mmr_append_hash(PyObject *object, PyObject *leaf_hash)
     AGPY_DETACHED(ROOT_OCTETS, status = ag_mmr_append_hash(self->mmr, leaf));
     mmr_leave(self);
     return status == AG_OK ? PyLong_FromUnsignedLongLong(index)
-                           : raise_status(self, status, NULL);
+                           : raise_status(self, status);
 }
 
 /* Fills spans from items [first, first + count) of a tuple of bytes; returns the octets
@@ -209,7 +217,7 @@ extend_items(MmrObject *self, PyObject *items)
     }
     mmr_leave(self);
     result = status == AG_OK ? PyLong_FromUnsignedLongLong(first)
-                             : raise_status(self, status, NULL);
+                             : raise_status(self, status);
 exit:
     ag_free(many);
     return result;
@@ -272,7 +280,7 @@ extend_buffer(MmrObject *self, PyObject *entries, PyObject *entry_size)
                                                       octets / (size_t)each));
     mmr_leave(self);
     result = status == AG_OK ? PyLong_FromUnsignedLongLong(first)
-                             : raise_status(self, status, NULL);
+                             : raise_status(self, status);
 exit:
     PyBuffer_Release(&view);
     return result;

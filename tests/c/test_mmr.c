@@ -294,6 +294,32 @@ failing_allocations(void)
     ASSERT_EQ(ag_test_live_blocks(), 0);
 }
 
+/* What a failed call had already allocated is given back. */
+static void
+failed_reservation_keeps_nothing(void)
+{
+    struct ag_mmr *mmr = make(true);
+    ASSERT_EQ(add(mmr, 300, 0), AG_OK);
+    size_t before = ag_mmr_memory(mmr);
+    long failures = 0;
+    for (long at = 1;; at++) {
+        ag_test_fail_alloc_at(at);
+        int status = ag_mmr_reserve(mmr, 1 << 16);
+        ag_test_fail_alloc_at(0);
+        if (status == AG_OK) {
+            break;
+        }
+        failures++;
+        ASSERT_EQ(status, AG_ENOMEM);
+        /* but for the arrays of tiles, and last tiles that were widened */
+        ASSERT_LE_U(ag_mmr_memory(mmr), before + (40 << 10));
+    }
+    ASSERT_LT(3, failures);
+    ASSERT_LT_U(before + (4 << 20), ag_mmr_memory(mmr));
+    expect_root(mmr, 300);
+    ag_mmr_free(mmr);
+}
+
 static void
 too_many_leaves(void)
 {
@@ -350,6 +376,19 @@ static void
 seal(uint8_t *dump, size_t size)
 {
     ag_sha256(dump, size - AG_HASH_SIZE, dump + size - AG_HASH_SIZE);
+}
+
+/* One peak more than a tree can have: refused by its number, not by its length. */
+static void
+dump_of_too_many_leaves(void)
+{
+    uint8_t dump[24 + 32 + 32] = "aegismmr";
+    uint64_t size = (uint64_t)1 << 63;
+    struct ag_mmr *none = NULL;
+    dump[8] = 1;
+    memcpy(dump + 16, &size, 8);
+    seal(dump, sizeof(dump));
+    ASSERT_EQ(ag_mmr_load(dump, sizeof(dump), &none, NULL), AG_ECORRUPT);
 }
 
 static void
@@ -454,9 +493,11 @@ main(void)
     RUN(memory_per_leaf);
     RUN(without_proofs_nothing_is_allocated);
     RUN(failing_allocations);
+    RUN(failed_reservation_keeps_nothing);
     RUN(too_many_leaves);
     RUN(dump_and_load);
     RUN(damaged_dumps);
+    RUN(dump_of_too_many_leaves);
     RUN(full_tree_of_peaks);
     ASSERT_EQ(ag_test_live_blocks(), 0);
     return 0;

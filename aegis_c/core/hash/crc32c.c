@@ -204,7 +204,7 @@ crc32c_portable(uint32_t crc, const uint8_t *from, size_t n)
     return crc;
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(AG_PORTABLE)
 
 #include <cpuid.h>
 #include <nmmintrin.h>
@@ -307,7 +307,7 @@ static uint32_t
 crc32c_choose(uint32_t crc, const uint8_t *from, size_t n)
 {
     crc32c_fn best = crc32c_portable;
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(AG_PORTABLE)
     if (sse42_runs_here() && sse42_agrees()) {
         best = crc32c_sse42;
     }

@@ -4,6 +4,10 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#if defined(__SSE2__) && !defined(AG_PORTABLE)
+#include <emmintrin.h>
+#endif
+
 #include "base/bytes.h"
 #include "base/status.h"
 #include "hash/sha256_kernel.h"
@@ -12,7 +16,7 @@
 
 const struct ag_sha256_kernel *const ag_sha256_kernels_built[] = {
     &ag_sha256_portable,
-#if defined(__x86_64__)
+#if defined(AG_SHA256_SHANI)
     &ag_sha256_shani_x1,
     &ag_sha256_shani_x2,
     &ag_sha256_shani_x4,
@@ -161,20 +165,44 @@ ag_sha256(const void *data, size_t n, uint8_t out[AG_HASH_SIZE])
     ag_sha256_final(&ctx, out);
 }
 
+#if defined(__SSE2__) && !defined(AG_PORTABLE) /* every x86-64 */
+
+/* The octets 0..15 of `x` as hex digits. */
+static inline __m128i
+hex_digits(__m128i x)
+{
+    __m128i letter = _mm_cmpgt_epi8(x, _mm_set1_epi8(9));
+    x = _mm_add_epi8(x, _mm_set1_epi8('0'));
+    return _mm_add_epi8(x, _mm_and_si128(letter, _mm_set1_epi8('a' - '0' - 10)));
+}
+
 void
 ag_hash_hex(const uint8_t hash[AG_HASH_SIZE], char out[64])
 {
-    for (int i = 0; i < 32; i += 4) {
-        /* one hex digit in each octet of x, the first in the lowest */
-        uint64_t x = ag_get_u32le(hash + i);
-        x = (x | x << 16) & 0x0000ffff0000ffff;
-        x = (x | x << 8) & 0x00ff00ff00ff00ff;
-        x = (x << 8 | x >> 4) & 0x0f0f0f0f0f0f0f0f;
-        uint64_t letters = (x + 0x0606060606060606) >> 4 & 0x0101010101010101;
-        x += 0x3030303030303030 + letters * ('a' - '0' - 10);
-        ag_put_u64le((uint8_t *)out + 2 * i, x);
+    const __m128i low_half = _mm_set1_epi8(15);
+    for (int i = 0; i < 2; i++) {
+        __m128i x = _mm_loadu_si128((const __m128i *)(hash + 16 * i));
+        __m128i high = hex_digits(_mm_and_si128(_mm_srli_epi16(x, 4), low_half));
+        __m128i low = hex_digits(_mm_and_si128(x, low_half));
+        _mm_storeu_si128((__m128i *)(out + 32 * i), _mm_unpacklo_epi8(high, low));
+        _mm_storeu_si128((__m128i *)(out + 32 * i + 16), _mm_unpackhi_epi8(high, low));
     }
 }
+
+#else
+
+void
+ag_hash_hex(const uint8_t hash[AG_HASH_SIZE], char out[64])
+{
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < AG_HASH_SIZE; i++) {
+        uint8_t octet = hash[i];
+        out[2 * i] = digits[octet >> 4];
+        out[2 * i + 1] = digits[octet & 15];
+    }
+}
+
+#endif
 
 /* --- HMAC --- */
 
@@ -258,10 +286,10 @@ leaf_prepare(struct leaf *leaf, const uint8_t *entry, size_t n)
     ag_put_u64be(leaf->tail + end - 8, bits);
 }
 
-void
-ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE])
+static void
+one_leaf(const struct ag_sha256_kernel *k, const uint8_t *entry, size_t n,
+         uint8_t out[AG_HASH_SIZE])
 {
-    const struct ag_sha256_kernel *k = kernel();
     if (n == 32) {
         struct ag_span span = {entry, n};
         k->leaves32(&span, 1, out);
@@ -273,12 +301,18 @@ ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE])
     memcpy(state, ag_sha256_iv, sizeof(state));
     k->blocks(state, leaf.first, 1);
     if (leaf.blocks > 0) {
-        k->blocks(state, (const uint8_t *)entry + 63, leaf.blocks);
+        k->blocks(state, entry + 63, leaf.blocks);
     }
     if (leaf.tail_blocks > 0) {
         k->blocks(state, leaf.tail, leaf.tail_blocks);
     }
     put_digest(state, out);
+}
+
+void
+ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE])
+{
+    one_leaf(kernel(), entry, n, out);
 }
 
 /* `lanes` leaves in step as far as all of them have blocks; what one has more than the
@@ -329,9 +363,9 @@ leaves_in_step(const struct ag_sha256_kernel *k, const struct ag_span *entries,
 }
 
 void
-ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out)
+ag_sha256_leaves(const struct ag_sha256_kernel *k, const struct ag_span *entries,
+                 size_t count, uint8_t *out)
 {
-    const struct ag_sha256_kernel *k = kernel();
     while (count > 0) {
         size_t run = 0;
         while (run < count && entries[run].size == 32) {
@@ -344,12 +378,18 @@ ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out)
             leaves_in_step(k, entries, out);
         } else {
             run = 1;
-            ag_leaf_hash(entries[0].data, entries[0].size, out);
+            one_leaf(k, entries[0].data, entries[0].size, out);
         }
         entries += run;
         count -= run;
         out += run * AG_HASH_SIZE;
     }
+}
+
+void
+ag_leaf_hash_spans(const struct ag_span *entries, size_t count, uint8_t *out)
+{
+    ag_sha256_leaves(kernel(), entries, count, out);
 }
 
 void

@@ -32,6 +32,11 @@ struct ag_sha256_kernel {
 
 #define AG_SHA256_LANES_MAX 4
 
+/* AG_PORTABLE, defined by whoever builds, leaves out what only some CPUs have. */
+#if defined(__x86_64__) && !defined(AG_PORTABLE)
+#define AG_SHA256_SHANI
+#endif
+
 extern const uint32_t ag_sha256_k[64];
 extern const uint32_t ag_sha256_iv[8];
 
@@ -60,13 +65,17 @@ const struct ag_sha256_kernel *
 ag_sha256_select(const struct ag_sha256_kernel *const *kernels, size_t count,
                  ag_sha256_oracle oracle, bool *passed, double *ns);
 
+/* ag_leaf_hash_spans with this kernel. */
+void ag_sha256_leaves(const struct ag_sha256_kernel *kernel,
+                      const struct ag_span *entries, size_t count, uint8_t *out);
+
 /* The work of ag_sha256_run. */
 void ag_sha256_run_kernel(const struct ag_sha256_kernel *kernel, bool leaves,
                           size_t count);
 int ag_sha256_run_openssl(bool leaves, size_t count);
 
 extern const struct ag_sha256_kernel ag_sha256_portable;
-#if defined(__x86_64__)
+#if defined(AG_SHA256_SHANI)
 extern const struct ag_sha256_kernel ag_sha256_shani_x1;
 extern const struct ag_sha256_kernel ag_sha256_shani_x2;
 extern const struct ag_sha256_kernel ag_sha256_shani_x4;

@@ -13,7 +13,7 @@
  * in the other. */
 #include "hash/sha256_kernel.h"
 
-#if defined(__x86_64__)
+#if defined(AG_SHA256_SHANI)
 
 #include <cpuid.h>
 #include <immintrin.h>
@@ -289,6 +289,6 @@ KERNEL(4);
 
 #else
 
-typedef int ag_sha256_shani_not_built; /* another architecture: the file is empty */
+typedef int ag_sha256_shani_not_built; /* a file must declare something */
 
 #endif
