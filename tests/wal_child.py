@@ -20,19 +20,21 @@ def main() -> None:
     path, told_path, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
     rng = random.Random(seed)
     with open(told_path, "r+b") as file:
-        told = mmap.mmap(file.fileno(), 24)
+        # Items of such a view are stored whole; struct.pack_into clears the place first, which a
+        # kill can leave behind.
+        told = memoryview(mmap.mmap(file.fileno(), 24)).cast("Q")
     wal = WalWriter(path, segment_bytes=1 << 18, ring_bytes=1 << 18, max_delay_us=500)
     seq = wal.durable_seq
-    struct.pack_into("<Q", told, 16, seq + 1)  # open, with so many records recovered (+ 1)
+    told[2] = seq + 1  # open, with so many records recovered (+ 1)
     while True:
         try:
             seq = wal.append(payload_of(seq + 1))
         except WalFull:
             wal.sync()
             continue
-        struct.pack_into("<Q", told, 0, seq)
+        told[0] = seq
         if rng.random() < 0.02:
-            struct.pack_into("<Q", told, 8, wal.sync())
+            told[1] = wal.sync()
         if rng.random() < 0.005:
             wal.release(wal.durable_seq)
 
