@@ -207,9 +207,7 @@ def ledger_calls(ledger: aegis_c.Ledger) -> dict[str, Callable[[], object]]:
 
 def filled_ledger(folder: Path, entries: int = 300) -> aegis_c.Ledger:
     """A ledger with published entries."""
-    ledger = aegis_c.Ledger(
-        folder / "ledger" / "w0", publish_gap_us=1000, segment_bytes=1 << 20
-    )
+    ledger = aegis_c.Ledger(folder / "ledger" / "w0", publish_gap_us=1000, segment_bytes=1 << 20)
     for n in range(entries):
         ledger.submit(entry_meta(n), b"request", b"response")
     ledger.wait(entries - 1, "published", 30)
