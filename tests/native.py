@@ -205,6 +205,39 @@ def ledger_calls(ledger: aegis_c.Ledger) -> dict[str, Callable[[], object]]:
     }
 
 
+def wal_calls(wal: aegis_c.WalWriter, path: Path) -> dict[str, Callable[[], object]]:
+    """Every method of WalWriter and WalReader, good and bad arguments. Expects records."""
+
+    segment = min(path.glob("*.seg")).read_bytes()
+
+    def read_all() -> None:
+        with aegis_c.WalReader(path) as reader:
+            assert sum(1 for _ in reader) >= 1
+
+    return {
+        "append": lambda: wal.append(b"x" * 100),
+        "append empty": ignore(ValueError, lambda: wal.append(b"")),
+        "append str": ignore(TypeError, lambda: wal.append("text")),  # type: ignore[arg-type]
+        "want": lambda: wal.want(1),
+        "sync": wal.sync,
+        "sync beyond": ignore(IndexError, lambda: wal.sync(1 << 60, 0.0)),
+        "drain": wal.drain,
+        "fileno": wal.fileno,
+        "room": wal.room,
+        "want_room": lambda: wal.want_room(10),
+        "release": lambda: wal.release(1, b"blob"),
+        "reopen": wal.reopen,
+        "stats": wal.stats,
+        "properties": lambda: (wal.durable_seq, wal.low_water, wal.poisoned, wal.closed),
+        "second writer": ignore(aegis_c.WalLocked, lambda: aegis_c.WalWriter(path)),
+        "read": read_all,
+        "verify": lambda: aegis_c.WalReader.verify(path),
+        "salvage": lambda: aegis_c.WalReader.salvage(segment, 1),
+        "salvage of junk": lambda: aegis_c.WalReader.salvage(b"junk" * 5000, 1),
+        "read nothing": ignore(aegis_c.WalError, lambda: aegis_c.WalReader(path / "none")),
+    }
+
+
 def filled_ledger(folder: Path, entries: int = 300) -> aegis_c.Ledger:
     """A ledger with published entries."""
     ledger = aegis_c.Ledger(folder / "ledger" / "w0", publish_gap_us=1000, segment_bytes=1 << 20)

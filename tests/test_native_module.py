@@ -24,6 +24,7 @@ from native import (
     filled_ledger,
     ignore,
     ledger_calls,
+    wal_calls,
 )
 
 pytestmark = pytest.mark.native
@@ -211,6 +212,15 @@ def test_nothing_leaks_from_a_ledger(tmp_path: Path) -> None:
             print(name)
             # 512 entries fill two bundles: the third is as long as the second
             check_no_leak(call, 512 if name.startswith("submit") else 100, settle)
+
+
+def test_nothing_leaks_from_a_log(tmp_path: Path) -> None:
+    with aegis_c.WalWriter(tmp_path / "wal", segment_bytes=1 << 20, ring_bytes=1 << 18) as wal:
+        wal.append(b"first")
+        wal.sync()
+        for name, call in wal_calls(wal, tmp_path / "wal").items():
+            print(name)
+            check_no_leak(call, 40, wal.sync)
 
 
 def test_nothing_leaks_from_opening_and_closing(tmp_path: Path) -> None:
