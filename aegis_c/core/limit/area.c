@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -502,7 +503,8 @@ ag_area_open(const struct ag_io *io, const char *path, const struct ag_area_spec
     int status = lock_directory(io, path, &directory, err);
     if (status == AG_OK) {
         status = open_locked(io, path, spec, now, area, err);
-        (void)io->close(io->ctx, directory); /* and its lock with it */
+        (void)flock(directory, LOCK_UN); /* a child just forked may hold a copy of it */
+        (void)io->close(io->ctx, directory);
     }
     return status;
 }

@@ -89,18 +89,20 @@ static void
 after_fork_in_child(void)
 {
     for (struct ag_concurrency *c = handles.first; c != NULL; c = c->next) {
+        int own = c->area.fd;
         char name[] = "/proc/self/fd/0000000000";
         char *digit = name + sizeof(name) - 1;
-        for (int fd = c->area.fd, i = 0; i < 10; i++, fd /= 10) {
+        for (int fd = own, i = 0; i < 10; i++, fd /= 10) {
             *--digit = (char)('0' + fd % 10);
         }
         while (*digit == '0' && digit[1] != '\0') {
             digit++;
         }
         memmove(name + sizeof("/proc/self/fd/") - 1, digit, strlen(digit) + 1);
-        int own = open(name, O_RDWR | O_CLOEXEC); /* the same file, a lock of its own */
-        (void)close(c->area.fd);
-        c->area.fd = own;
+        if (own >= 0) { /* the same file again, for locks of its own */
+            c->area.fd = open(name, O_RDWR | O_CLOEXEC);
+            (void)close(own);
+        }
         atomic_store(&c->row, -1);
         c->first_free = 0;
         for (uint32_t i = c->lease_count; i > 0; i--) {
@@ -121,24 +123,19 @@ install_fork_handlers(void)
 }
 
 static void
-link_handle(struct ag_concurrency *c)
+link_handle_lock_held(struct ag_concurrency *c)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    (void)pthread_once(&once, install_fork_handlers);
-    pthread_mutex_lock(&handles.lock);
     c->previous = NULL;
     c->next = handles.first;
     if (c->next != NULL) {
         c->next->previous = c;
     }
     handles.first = c;
-    pthread_mutex_unlock(&handles.lock);
 }
 
 static void
-unlink_handle(struct ag_concurrency *c)
+unlink_handle_lock_held(struct ag_concurrency *c)
 {
-    pthread_mutex_lock(&handles.lock);
     if (c->previous != NULL) {
         c->previous->next = c->next;
     } else {
@@ -147,7 +144,6 @@ unlink_handle(struct ag_concurrency *c)
     if (c->next != NULL) {
         c->next->previous = c->previous;
     }
-    pthread_mutex_unlock(&handles.lock);
 }
 
 /* ---- geometry ---- */
@@ -293,6 +289,52 @@ claim_row_lock_held(struct ag_concurrency *c, struct ag_error *err)
 
 /* ---- opening ---- */
 
+static void
+free_handle(struct ag_concurrency *c)
+{
+    ag_area_close(c->io, &c->area);
+    (void)pthread_mutex_destroy(&c->lock);
+    ag_free(c->leases);
+    ag_free(c);
+}
+
+/* No fork happens between opening the descriptor and listing the handle. */
+static int
+open_handle(const struct ag_io *io, const char *path, const struct ag_area_spec *spec,
+            const struct ag_moment *now, struct ag_concurrency **limiter,
+            struct ag_error *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct ag_concurrency *c = ag_calloc(1, sizeof(*c));
+    if (c == NULL) {
+        return ag_fail(err, AG_ENOMEM, "no memory for a limiter");
+    }
+    (void)pthread_once(&once, install_fork_handlers);
+    (void)pthread_mutex_init(&c->lock, NULL);
+    atomic_init(&c->row, -1);
+    c->io = io;
+    pthread_mutex_lock(&handles.lock);
+    int status = ag_area_open(io, path, spec, now, &c->area, err);
+    if (status == AG_OK) {
+        c->items = c->area.header->items;
+        c->buckets = c->items / BUCKET;
+        c->workers = c->area.header->width;
+        c->stride = stride_of(c->workers);
+        c->rows = (void *)c->area.body;
+        c->tags = (void *)(c->area.body + c->workers * sizeof(struct row));
+        c->cells = (uint8_t *)(c->tags + c->items);
+        status = claim_row_lock_held(c, err);
+    }
+    if (status == AG_OK) {
+        link_handle_lock_held(c);
+        *limiter = c;
+    } else {
+        free_handle(c);
+    }
+    pthread_mutex_unlock(&handles.lock);
+    return status;
+}
+
 int
 ag_concurrency_open(const struct ag_concurrency_options *options,
                     struct ag_concurrency **limiter, struct ag_error *err)
@@ -320,40 +362,8 @@ ag_concurrency_open(const struct ag_concurrency_options *options,
     } else {
         ag_moment_now(&now);
     }
-    struct ag_concurrency *c = ag_calloc(1, sizeof(*c));
-    if (c == NULL) {
-        return ag_fail(err, AG_ENOMEM, "no memory for a limiter");
-    }
-    c->io = options->io != NULL ? options->io : ag_io_posix();
-    int status = ag_area_open(c->io, options->path, &spec, &now, &c->area, err);
-    if (status != AG_OK) {
-        ag_free(c);
-        return status;
-    }
-    c->items = c->area.header->items;
-    c->buckets = c->items / BUCKET;
-    c->workers = c->area.header->width;
-    c->stride = stride_of(c->workers);
-    c->rows = (void *)c->area.body;
-    c->tags = (void *)(c->area.body + c->workers * sizeof(struct row));
-    c->cells = (uint8_t *)(c->tags + c->items);
-    atomic_init(&c->row, -1);
-    int result = pthread_mutex_init(&c->lock, NULL);
-    if (result != 0) {
-        ag_area_close(c->io, &c->area);
-        ag_free(c);
-        return ag_fail_sys(err, result, "", "making a mutex");
-    }
-    status = claim_row_lock_held(c, err); /* nobody else knows it yet */
-    if (status != AG_OK) {
-        (void)pthread_mutex_destroy(&c->lock);
-        ag_area_close(c->io, &c->area);
-        ag_free(c);
-        return status;
-    }
-    link_handle(c);
-    *limiter = c;
-    return AG_OK;
+    return open_handle(options->io != NULL ? options->io : ag_io_posix(), options->path,
+                       &spec, &now, limiter, err);
 }
 
 void
@@ -362,15 +372,15 @@ ag_concurrency_close(struct ag_concurrency *c)
     if (c == NULL) {
         return;
     }
-    unlink_handle(c);
+    pthread_mutex_lock(&handles.lock);
+    unlink_handle_lock_held(c);
     int row = atomic_load(&c->row);
     if (row >= 0) {
         (void)clear_row(c, (uint32_t)row);
+        (void)lock_row(c, (uint32_t)row, F_UNLCK);
     }
-    ag_area_close(c->io, &c->area); /* and the row's lock with it */
-    (void)pthread_mutex_destroy(&c->lock);
-    ag_free(c->leases);
-    ag_free(c);
+    free_handle(c);
+    pthread_mutex_unlock(&handles.lock);
 }
 
 /* ---- keys and slots ---- */
@@ -489,11 +499,35 @@ find_slot(struct ag_concurrency *c, const uint64_t home[2], uint64_t tag,
                 *found = slot;
                 return true;
             }
-            again = atomic_load(&c->tags[slot]) != word && sum_of(c, slot) == 0;
+            uint64_t now = atomic_load(&c->tags[slot]);
+            again = now != word && ((now & TAG_MASK) == tag || sum_of(c, slot) == 0);
         }
         if (!again) {
             return false;
         }
+    }
+}
+
+static bool
+raise_cell(_Atomic uint16_t *cell)
+{
+    uint16_t seen = atomic_load(cell);
+    while (seen < CELL_MAX) {
+        if (atomic_compare_exchange_weak(cell, &seen, (uint16_t)(seen + 1))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Never below zero: a process that closed descriptors that are not its own may have
+ * lost its row's lock, and then its cells. */
+static void
+lower_cell(_Atomic uint16_t *cell)
+{
+    uint16_t seen = atomic_load(cell);
+    while (seen > 0 &&
+           !atomic_compare_exchange_weak(cell, &seen, (uint16_t)(seen - 1))) {
     }
 }
 
@@ -548,7 +582,7 @@ ag_concurrency_leave(struct ag_concurrency *c, int64_t number)
         lease->generation++;
         lease->next_free = c->first_free;
         c->first_free = index + 1;
-        atomic_fetch_sub(cell_of(c, lease->slot, (uint32_t)atomic_load(&c->row)), 1);
+        lower_cell(cell_of(c, lease->slot, (uint32_t)atomic_load(&c->row)));
         left = true;
     }
     pthread_mutex_unlock(&c->lock);
@@ -556,18 +590,6 @@ ag_concurrency_leave(struct ag_concurrency *c, int64_t number)
 }
 
 /* ---- entering ---- */
-
-static bool
-raise_cell(_Atomic uint16_t *cell)
-{
-    uint16_t seen = atomic_load(cell);
-    while (seen < CELL_MAX) {
-        if (atomic_compare_exchange_weak(cell, &seen, (uint16_t)(seen + 1))) {
-            return true;
-        }
-    }
-    return false;
-}
 
 /* Own cell up when the key stays within its limit: the slot; false when refused. */
 static bool
@@ -589,10 +611,10 @@ enter_lock_held(struct ag_concurrency *c, uint64_t tag, uint64_t limit, uint64_t
             if (count_at(c, home, tag) <= limit) {
                 return true;
             }
-            atomic_fetch_sub(cell, 1);
+            lower_cell(cell);
             return false;
         }
-        atomic_fetch_sub(cell, 1); /* taken over meanwhile */
+        lower_cell(cell); /* taken over meanwhile */
     }
 }
 
