@@ -67,7 +67,7 @@ read_boot_id(uint8_t to[AG_AREA_BOOT])
         for (const char *c = text; *c != '\0' && digits < 2 * AG_AREA_BOOT; c++) {
             unsigned value = digit_of(*c);
             if (value < 16) {
-                to[digits / 2] = (uint8_t)(to[digits / 2] << 4 | value);
+                to[digits / 2] = (uint8_t)((unsigned)to[digits / 2] << 4 | value);
                 digits++;
             }
         }
@@ -339,6 +339,7 @@ map_area(int fd, uint64_t bytes, int populate, const char *path, struct ag_area 
     if (at == MAP_FAILED) {
         return ag_fail_sys(err, errno, path, "mmap of the limiter table");
     }
+    (void)madvise(at, (size_t)bytes, MADV_HUGEPAGE); /* a hint; most hosts ignore it */
     area->header = at;
     area->body = (uint8_t *)at + AG_AREA_HEADER;
     area->bytes = (size_t)bytes;
