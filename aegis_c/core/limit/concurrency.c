@@ -13,6 +13,11 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 
+/* As in slot.h. */
+#ifndef AG_STEP
+#define AG_STEP() ((void)0)
+#endif
+
 #define BUCKET 8u
 #define SLOTS_MAX (UINT64_C(1) << 24)
 #define LINE 64u
@@ -413,6 +418,7 @@ sum_of(const struct ag_concurrency *c, uint64_t slot)
     uint32_t rows = (uint32_t)atomic_load(counter_of(c, COUNT_ROWS));
     uint64_t sum = 0;
     for (uint32_t row = 0; row < rows; row++) {
+        AG_STEP();
         sum += atomic_load(cell_of(c, slot, row));
     }
     return sum;
@@ -431,6 +437,7 @@ count_at(const struct ag_concurrency *c, const uint64_t home[2], uint64_t tag)
     uint64_t sum = 0;
     for (unsigned i = 0; i < 2 * BUCKET; i++) {
         uint64_t slot = home[i / BUCKET] + i % BUCKET;
+        AG_STEP();
         if ((atomic_load(&c->tags[slot]) & TAG_MASK) == tag) {
             sum += sum_of(c, slot);
         }
@@ -459,12 +466,14 @@ take_over(struct ag_concurrency *c, uint64_t slot, uint64_t word, uint64_t tag)
         return false;
     }
     uint64_t marked = next_version(word) | MARK;
+    AG_STEP();
     if (!atomic_compare_exchange_strong(&c->tags[slot], &word, marked)) {
         return false;
     }
     uint64_t then = next_version(marked) & ~MARK;
     if (sum_of(c, slot) == 0) {
         then = (then & VERSION_MASK) | tag;
+        AG_STEP();
         return atomic_compare_exchange_strong(&c->tags[slot], &marked, then);
     }
     (void)atomic_compare_exchange_strong(&c->tags[slot], &marked, then);
@@ -480,6 +489,7 @@ find_slot(struct ag_concurrency *c, const uint64_t home[2], uint64_t tag,
         bool again = false;
         for (unsigned i = 0; i < 2 * BUCKET; i++) {
             uint64_t slot = home[i / BUCKET] + i % BUCKET;
+            AG_STEP();
             uint64_t word = atomic_load(&c->tags[slot]);
             if ((word & TAG_MASK) != tag) {
                 continue;
@@ -494,6 +504,7 @@ find_slot(struct ag_concurrency *c, const uint64_t home[2], uint64_t tag,
         }
         for (unsigned i = 0; i < 2 * BUCKET && !again; i++) {
             uint64_t slot = home[i / BUCKET] + i % BUCKET;
+            AG_STEP();
             uint64_t word = atomic_load(&c->tags[slot]);
             if (take_over(c, slot, word, tag)) {
                 *found = slot;
@@ -603,9 +614,11 @@ enter_lock_held(struct ag_concurrency *c, uint64_t tag, uint64_t limit, uint64_t
             return false;
         }
         _Atomic uint16_t *cell = cell_of(c, *slot, (uint32_t)atomic_load(&c->row));
+        AG_STEP();
         if (!raise_cell(cell)) {
             return false;
         }
+        AG_STEP();
         uint64_t word = atomic_load(&c->tags[*slot]);
         if ((word & TAG_MASK) == tag && (word & MARK) == 0) {
             if (count_at(c, home, tag) <= limit) {

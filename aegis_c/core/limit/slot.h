@@ -18,6 +18,12 @@
 
 #include "limit/gcra.h"
 
+/* Before every look at or change of shared memory. Nothing, but tests that go through
+ * interleavings put their scheduler here. */
+#ifndef AG_STEP
+#define AG_STEP() ((void)0)
+#endif
+
 struct ag_slot {
     _Alignas(16) _Atomic uint64_t tag;
     _Atomic uint64_t tat;
@@ -32,7 +38,9 @@ static inline struct ag_pair
 ag_slot_load(struct ag_slot *slot)
 {
     struct ag_pair pair;
+    AG_STEP();
     pair.tag = atomic_load_explicit(&slot->tag, memory_order_acquire);
+    AG_STEP();
     pair.tat = atomic_load_explicit(&slot->tat, memory_order_acquire);
     return pair;
 }

@@ -133,6 +133,7 @@ static inline bool
 swap(struct ag_table *t, struct ag_slot *slot, struct ag_pair seen,
      struct ag_pair wanted)
 {
+    AG_STEP();
     if (__builtin_expect(t->locks == NULL, 1)) {
         return ag_slot_cas16(slot, seen, wanted);
     }
@@ -186,12 +187,15 @@ find(const struct home *home, uint64_t tag, struct ag_pair *seen)
     for (unsigned b = 0; b < 2; b++) {
         struct ag_slot *bucket = home->bucket[b];
         for (unsigned i = 0; i < BUCKET; i++) {
+            AG_STEP();
             uint64_t found = atomic_load_explicit(&bucket[i].tag, memory_order_acquire);
             if ((found ^ tag) > 1) {
                 continue;
             }
             seen->tag = found;
+            AG_STEP();
             seen->tat = atomic_load_explicit(&bucket[i].tat, memory_order_acquire);
+            AG_STEP();
             if (atomic_load_explicit(&bucket[i].tag, memory_order_acquire) == found) {
                 return &bucket[i];
             }
@@ -276,8 +280,11 @@ claim_stands(struct ag_table *t, const struct home *home, const struct ag_slot *
 
 enum insert_result { INSERTED, AGAIN, NO_ROOM };
 
+/* The time is looked at again once the claim stands: what is forgotten of the key, its
+ * slot having gone to another, had drained by then, while `now` may be older than that
+ * and the charge would begin to drain before it was made. */
 static enum insert_result
-insert(struct ag_table *t, const struct home *home, uint64_t tag, uint64_t tat,
+insert(struct ag_table *t, const struct home *home, uint64_t tag, uint64_t level,
        uint64_t now, uint64_t *soonest)
 {
     struct ag_pair seen;
@@ -297,7 +304,9 @@ insert(struct ag_table *t, const struct home *home, uint64_t tag, uint64_t tat,
         relax();
         return AGAIN;
     }
-    return swap(t, slot, claim, (struct ag_pair){tag, tat}) ? INSERTED : AGAIN;
+    uint64_t later = t->clock();
+    struct ag_pair made = {tag, (later > now ? later : now) + level};
+    return swap(t, slot, claim, made) ? INSERTED : AGAIN;
 }
 
 static inline uint64_t
@@ -350,7 +359,7 @@ ag_table_charge(struct ag_table *table, uint64_t tag, uint64_t need, uint64_t in
             continue;
         }
         uint64_t soonest = 0;
-        switch (insert(table, &home, tag, now + after, now, &soonest)) {
+        switch (insert(table, &home, tag, after, now, &soonest)) {
         case INSERTED:
             charge->allowed = true;
             charge->level = after;
