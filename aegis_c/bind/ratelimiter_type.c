@@ -84,10 +84,6 @@ limiter_limit(PyObject *self, PyObject *args, PyObject *kwargs)
                                      &per, &burst)) {
         return NULL;
     }
-    if (rate == NULL || per == NULL || burst == NULL) {
-        PyErr_SetString(PyExc_TypeError, "limit() needs rate, per and burst");
-        return NULL;
-    }
     return agpy_limit_make(self, name, rate, per, burst);
 }
 

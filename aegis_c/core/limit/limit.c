@@ -96,7 +96,7 @@ ag_plan_acquire(const struct ag_limit *const limits[], const uint64_t tags[],
     }
     uint64_t later = ag_table_clock(limits[0]->table);
     for (size_t i = 0; i < done; i++) {
-        (void)ag_limit_settle(limits[i], tags[i], costs[i], 0, now, later);
+        (void)ag_limit_settle(limits[i], tags[i], costs[i], 0, charges[i].at, later);
         charges[i].level =
             charges[i].level > ag_gcra_increment(&limits[i]->gcra, costs[i])
                 ? charges[i].level - ag_gcra_increment(&limits[i]->gcra, costs[i])

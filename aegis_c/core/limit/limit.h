@@ -41,10 +41,11 @@ int ag_limit_acquire(const struct ag_limit *limit, uint64_t tag, uint64_t cost,
 int ag_limit_look(const struct ag_limit *limit, uint64_t tag, uint64_t cost,
                   uint64_t now, struct ag_charge *charge);
 
-/* Settles a charge of `cost` units made at `then`, of which `used` were used. Unused
- * units come back, except what has drained since: after that they could only erase the
- * charges of others. Units used beyond the cost are charged in full, as debt. Once per
- * charge, which the caller sees to. False when a debt found no slot in a full table. */
+/* Settles a charge of `cost` units made at `then` (charge->at), of which `used` were
+ * used. Unused units come back, except what has drained since: after that they could
+ * only erase the charges of others. Units used beyond the cost are charged in full, as
+ * debt. Once per charge, which the caller sees to. False when a debt found no slot in a
+ * full table. */
 bool ag_limit_settle(const struct ag_limit *limit, uint64_t tag, uint64_t cost,
                      uint64_t used, uint64_t then, uint64_t now);
 

@@ -285,7 +285,7 @@ enum insert_result { INSERTED, AGAIN, NO_ROOM };
  * and the charge would begin to drain before it was made. */
 static enum insert_result
 insert(struct ag_table *t, const struct home *home, uint64_t tag, uint64_t level,
-       uint64_t now, uint64_t *soonest)
+       uint64_t now, uint64_t *at, uint64_t *soonest)
 {
     struct ag_pair seen;
     struct ag_slot *slot = find_free(home, now, &seen, soonest);
@@ -305,8 +305,8 @@ insert(struct ag_table *t, const struct home *home, uint64_t tag, uint64_t level
         return AGAIN;
     }
     uint64_t later = t->clock();
-    struct ag_pair made = {tag, (later > now ? later : now) + level};
-    return swap(t, slot, claim, made) ? INSERTED : AGAIN;
+    *at = later > now ? later : now;
+    return swap(t, slot, claim, (struct ag_pair){tag, *at + level}) ? INSERTED : AGAIN;
 }
 
 static inline uint64_t
@@ -338,7 +338,7 @@ ag_table_charge(struct ag_table *table, uint64_t tag, uint64_t need, uint64_t in
             continue;
         }
         uint64_t level = slot != NULL ? level_at(seen.tat, now) : 0;
-        *charge = (struct ag_charge){false, false, level, 0};
+        *charge = (struct ag_charge){false, false, level, 0, now};
         if (level + need > tolerance) {
             if (slot != NULL && table->locks != NULL &&
                 !swap(table, slot, seen, seen)) {
@@ -359,7 +359,7 @@ ag_table_charge(struct ag_table *table, uint64_t tag, uint64_t need, uint64_t in
             continue;
         }
         uint64_t soonest = 0;
-        switch (insert(table, &home, tag, after, now, &soonest)) {
+        switch (insert(table, &home, tag, after, now, &charge->at, &soonest)) {
         case INSERTED:
             charge->allowed = true;
             charge->level = after;

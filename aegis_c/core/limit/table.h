@@ -56,6 +56,7 @@ struct ag_charge {
     bool full;      /* refused because no slot was free */
     uint64_t level; /* after the charge; without it when refused */
     uint64_t wait;  /* until it could pass; 0 when allowed */
+    uint64_t at;    /* when it was made: `now`, or later for a new key */
 };
 
 /* Charges `increment` when level + need <= tolerance. An increment of 0 writes
