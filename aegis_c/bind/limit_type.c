@@ -212,10 +212,10 @@ limit_reserve(PyObject *self, PyObject *const *args, Py_ssize_t count,
     if (ag_limit_acquire(limit, request.tag, request.cost, now, &charge) != AG_OK) {
         return agpy_raise_too_big(LIMIT(self), request.cost);
     }
-    const struct agpy_part part = {request.tag, request.cost};
+    const struct agpy_part part = {request.tag, request.cost, charge.at};
     return agpy_reservation_make(LIMIT(self)->state, self,
                                  agpy_decision_make(LIMIT(self), &charge, NULL),
-                                 charge.allowed, now, &part, 1);
+                                 charge.allowed, &part, 1);
 }
 
 PyDoc_STRVAR(
@@ -244,7 +244,8 @@ limit_settle(PyObject *self, PyObject *const *args, Py_ssize_t count)
     }
     const struct ag_limit *limit = &LIMIT(self)->limit;
     (void)ag_limit_settle(limit, reservation->parts[0].tag, reservation->parts[0].cost,
-                          used, reservation->then, ag_table_clock(limit->table));
+                          used, reservation->parts[0].then,
+                          ag_table_clock(limit->table));
     Py_RETURN_NONE;
 }
 

@@ -32,15 +32,14 @@ struct agpy_plan {
     struct agpy_limit *limits[];         /* owned */
 };
 
-/* One part of a reservation: what was charged to which key of which limit. */
+/* One part of a reservation: what was charged to which key of which limit, and when. */
 struct agpy_part {
-    uint64_t tag, cost;
+    uint64_t tag, cost, then;
 };
 
 struct agpy_reservation {
     PyObject_VAR_HEAD PyObject *owner; /* owned: the Limit or Plan that made it */
     PyObject *decision;                /* owned */
-    uint64_t then;                     /* when it was charged */
     pid_t pid;
     bool allowed;
     atomic_bool settled;
@@ -64,7 +63,7 @@ PyObject *agpy_decision_make(struct agpy_limit *limit, const struct ag_charge *c
 
 /* A Reservation of `n` parts for the owner; takes over `decision`, also on failure. */
 PyObject *agpy_reservation_make(struct agpy_state *state, PyObject *owner,
-                                PyObject *decision, bool allowed, uint64_t then,
+                                PyObject *decision, bool allowed,
                                 const struct agpy_part *parts, Py_ssize_t n);
 /* The reservation in `object`, now settled by this call; NULL with an exception when it
  * is another's, was refused, was settled, or was made by the parent of a fork. */

@@ -194,10 +194,10 @@ plan_reserve(PyObject *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     for (size_t i = 0; i < c.n; i++) {
-        c.parts[i] = (struct agpy_part){c.tags[i], c.costs[i]};
+        c.parts[i] = (struct agpy_part){c.tags[i], c.costs[i], c.charges[i].at};
     }
     return agpy_reservation_make(PLAN(self)->state, self, decide(self, &c),
-                                 c.refused == c.n, c.now, c.parts, (Py_ssize_t)c.n);
+                                 c.refused == c.n, c.parts, (Py_ssize_t)c.n);
 }
 
 PyDoc_STRVAR(settle_doc,
@@ -224,8 +224,8 @@ plan_settle(PyObject *self, PyObject *const *args, Py_ssize_t count)
     uint64_t now = ag_table_clock(PLAN(self)->limits[0]->limit.table);
     for (Py_ssize_t i = 0; i < Py_SIZE(self); i++) {
         (void)ag_limit_settle(&PLAN(self)->limits[i]->limit, reservation->parts[i].tag,
-                              reservation->parts[i].cost, used[i], reservation->then,
-                              now);
+                              reservation->parts[i].cost, used[i],
+                              reservation->parts[i].then, now);
     }
     Py_RETURN_NONE;
 }

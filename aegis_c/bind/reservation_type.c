@@ -6,8 +6,7 @@
 
 PyObject *
 agpy_reservation_make(struct agpy_state *state, PyObject *owner, PyObject *decision,
-                      bool allowed, uint64_t then, const struct agpy_part *parts,
-                      Py_ssize_t n)
+                      bool allowed, const struct agpy_part *parts, Py_ssize_t n)
 {
     PyTypeObject *type = (PyTypeObject *)state->reservation_type;
     PyObject *self = decision != NULL ? type->tp_alloc(type, n) : NULL;
@@ -17,7 +16,6 @@ agpy_reservation_make(struct agpy_state *state, PyObject *owner, PyObject *decis
     }
     RESERVATION(self)->owner = Py_NewRef(owner);
     RESERVATION(self)->decision = decision; /* transferred */
-    RESERVATION(self)->then = then;
     RESERVATION(self)->pid = getpid();
     RESERVATION(self)->allowed = allowed;
     atomic_init(&RESERVATION(self)->settled, false);
