@@ -109,7 +109,9 @@ increments_round_up_and_saturate(void)
     ASSERT_EQ_U(ag_gcra_increment(&g, 3), SECOND);
     ASSERT_EQ_U(ag_gcra_increment(&g, UINT64_MAX), AG_LEVEL_MAX);
     ASSERT_EQ_U(ag_gcra_remaining(&g, 0), 3);
-    ASSERT_EQ_U(ag_gcra_remaining(&g, 1), 2);
+    ASSERT_EQ_U(ag_gcra_remaining(&g, 4), 2);
+    ASSERT_EQ_U(ag_gcra_remaining(&g, g.unit), 2); /* and not 1.999999998 */
+    ASSERT_EQ_U(ag_gcra_remaining(&g, 2 * g.unit), 1);
     ASSERT_EQ_U(ag_gcra_remaining(&g, SECOND), 0);
     ASSERT_EQ_U(ag_gcra_remaining(&g, AG_LEVEL_MAX), 0);
     /* more units than nanoseconds: each still costs, one at a time a nanosecond */

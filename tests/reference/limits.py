@@ -34,7 +34,10 @@ class Gcra:
         return max(0, self.tat - now)
 
     def remaining(self, now: int) -> int:
-        room = max(0, self.tolerance - self.level(now))
+        """Units that fit within as many ns from now as rounding may have cost."""
+        if self.level(now) >= self.tolerance:
+            return 0
+        room = self.tolerance - self.level(now) + min(self.burst, self.increment(1) // 2)
         return min(int(Fraction(room * self.rate, self.per)), self.burst)
 
     def wait(self, cost: int, now: int) -> int:

@@ -20,6 +20,12 @@ ag_gcra_init(struct ag_gcra *g, uint64_t rate, uint64_t per_ns, uint64_t burst,
                        " ns takes more than 146 years to come back",
                        burst, rate, per_ns);
     }
-    *g = (struct ag_gcra){rate, per_ns, burst, (uint64_t)unit, (uint64_t)tolerance};
+    uint64_t half = (uint64_t)unit / 2;
+    *g = (struct ag_gcra){.rate = rate,
+                          .per_ns = per_ns,
+                          .burst = burst,
+                          .unit = (uint64_t)unit,
+                          .tolerance = (uint64_t)tolerance,
+                          .slack = burst < half ? burst : half};
     return AG_OK;
 }

@@ -26,6 +26,7 @@ struct ag_gcra {
     uint64_t rate, per_ns, burst;
     uint64_t unit;      /* increment of one unit */
     uint64_t tolerance; /* the highest level that a charge may reach */
+    uint64_t slack; /* what rounding may have cost so far: a ns a unit, half a unit */
 };
 
 /* ceil(cost x per_ns / rate), at most AG_LEVEL_MAX. */
@@ -39,14 +40,15 @@ ag_gcra_increment(const struct ag_gcra *g, uint64_t cost)
     return ns < AG_LEVEL_MAX ? (uint64_t)ns : AG_LEVEL_MAX;
 }
 
-/* Units that still fit at this level; 0 in debt. */
+/* Units that still fit at this level, or will within `slack`: a count that goes down by
+ * one a charge whatever the rate. 0 in debt. */
 static inline uint64_t
 ag_gcra_remaining(const struct ag_gcra *g, uint64_t level)
 {
     if (level >= g->tolerance) {
         return 0;
     }
-    ag_u128 product = (ag_u128)(g->tolerance - level) * g->rate;
+    ag_u128 product = (ag_u128)(g->tolerance + g->slack - level) * g->rate;
     uint64_t units = product >> 64 == 0 ? (uint64_t)product / g->per_ns
                                         : (uint64_t)(product / g->per_ns);
     return units < g->burst ? units : g->burst;
