@@ -154,9 +154,7 @@ def test_threads(benchmark: Any, rival: str, threads: int) -> None:
 
 def test_plan_of_8_limits(benchmark: Any) -> None:
     limiter = RateLimiter(slots=100_000)
-    plan = limiter.plan(
-        *(limiter.limit(str(i), rate=RATE, per=PER, burst=BURST) for i in range(8))
-    )
+    plan = limiter.plan(*(limiter.limit(str(i), rate=RATE, per=PER, burst=BURST) for i in range(8)))
     keys = tuple(f"user-{i:035d}" for i in range(8))
     benchmark(plan.acquire, keys)
 
@@ -195,7 +193,9 @@ print((resident() - before) / 1e6)
     cwd = Path(__file__).parent
 
     def measure() -> float:
-        return float(subprocess.run(run, cwd=cwd, capture_output=True, check=True, text=True).stdout)
+        return float(
+            subprocess.run(run, cwd=cwd, capture_output=True, check=True, text=True).stdout
+        )
 
     benchmark.extra_info["bytes a key"] = round(benchmark.pedantic(measure, rounds=1), 1)
 

@@ -47,7 +47,10 @@ class Native:
 def native() -> Native:
     require("C tests under asan", lambda: build.missing("asan"), "gcc libc6-dev")
     compiler, link = build.commands("asan")
-    sources = [*(ROOT / "aegis_c/core/limit").glob("*.c"), *(ROOT / "aegis_c/core/base").glob("*.c")]
+    sources = [
+        *(ROOT / "aegis_c/core/limit").glob("*.c"),
+        *(ROOT / "aegis_c/core/base").glob("*.c"),
+    ]
     sources += [ROOT / "aegis_c/core/hash/crc32c.c", ROOT / "tests/c/limit_driver.c"]
     program = ROOT / "build" / "c" / "limit_driver"
     if build.is_older(program, [*sources, *(ROOT / "aegis_c/core").rglob("*.h")]):
@@ -99,7 +102,8 @@ def test_settle_answers_as_the_twin(rate: int, per: int, data: st.DataObject) ->
     open_ones: list[tuple[int, int]] = []
     for _ in range(data.draw(st.integers(1, 30))):
         now += data.draw(st.integers(0, per // rate * 3 + 3))
-        if open_ones and data.draw(st.booleans()):
+        settle = data.draw(st.booleans())
+        if open_ones and settle:
             cost, then = open_ones.pop(data.draw(st.integers(0, len(open_ones) - 1)))
             used = data.draw(st.integers(0, 2 * cost))
             lines.append(f"S 0 k {cost} {used} {then} {now}")
