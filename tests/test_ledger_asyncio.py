@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import uvloop
-from logs import entry, request_id
 
 from aegis_c import LedgerError
 from aegis_c.ledger import AsyncLedger, IdIndex, fsck
+from logs import entry, request_id
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 

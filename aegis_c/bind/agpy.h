@@ -35,10 +35,14 @@
     X(plan_type, agpy_plan_spec)                                                       \
     X(decision_type, agpy_decision_spec)                                               \
     X(reservation_type, agpy_reservation_spec)                                         \
-    X(concurrency_type, agpy_concurrency_spec)
+    X(concurrency_type, agpy_concurrency_spec)                                         \
+    X(mmr_type, agpy_mmr_spec)                                                         \
+    X(walwriter_type, agpy_walwriter_spec)                                             \
+    X(walreader_type, agpy_walreader_spec)                                             \
+    X(legacy_type, agpy_legacy_spec)
 
 /* Tables of module functions, one per file that has some. */
-#define AGPY_FUNCTIONS(X)
+#define AGPY_FUNCTIONS(X) X(agpy_tree_methods) X(agpy_legacy_methods)
 
 struct agpy_state {
 #define AGPY_FIELD(field, ...) PyObject *field;

@@ -133,16 +133,19 @@ optional_path(PyObject *object, PyObject **path)
 static PyObject *
 ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {
-        "path",         "origin",         "private",        "key", "ring_bytes",
-        "max_delay_us", "publish_gap_us", "publish_max_us", NULL};
+    static char *names[] = {"path",           "origin",
+                            "private",        "key",
+                            "ring_bytes",     "max_delay_us",
+                            "publish_gap_us", "publish_max_us",
+                            "segment_bytes",  NULL};
     PyObject *path = NULL, *private_object = NULL, *key_object = NULL;
     PyObject *private_dir = NULL, *key = NULL, *self = NULL;
     struct ag_ledger *ledger = NULL;
     struct ag_ledger_options options;
     struct ag_error err = {0};
     Py_ssize_t ring_bytes = 0;
-    unsigned long long max_delay_us = 0, gap_us = 0, max_us = 0;
+    unsigned int max_delay_us = 0, segment_bytes = 0;
+    unsigned long long gap_us = 0, max_us = 0;
     int status = AG_OK;
     struct agpy_state *state = agpy_state_of_type(type);
     if (state == NULL) {
@@ -151,12 +154,13 @@ ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     ag_ledger_options_init(&options);
     ring_bytes = (Py_ssize_t)options.ring_bytes;
     max_delay_us = options.max_delay_us;
+    segment_bytes = options.segment_bytes;
     gap_us = options.publish_gap_us;
     max_us = options.publish_max_us;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$zOOnKKK:Ledger", names,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$zOOnIKKI:Ledger", names,
                                      PyUnicode_FSConverter, &path, &options.origin,
                                      &private_object, &key_object, &ring_bytes,
-                                     &max_delay_us, &gap_us, &max_us) ||
+                                     &max_delay_us, &gap_us, &max_us, &segment_bytes) ||
         optional_path(private_object, &private_dir) < 0 ||
         optional_path(key_object, &key) < 0) {
         goto exit;
@@ -172,6 +176,7 @@ ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     options.key_path = key != NULL ? PyBytes_AS_STRING(key) : NULL;
     options.ring_bytes = ring_bytes > 0 ? (size_t)ring_bytes : 0;
     options.max_delay_us = max_delay_us;
+    options.segment_bytes = segment_bytes;
     options.publish_gap_us = gap_us;
     options.publish_max_us = max_us;
     Py_BEGIN_ALLOW_THREADS
@@ -812,12 +817,20 @@ ledger_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
     }
     ag_ledger_stats(ledger, &s);
     release(self);
+    const struct ag_wal_stats *w = &s.wal;
     return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsKsKsKsK}", "submitted", s.submitted, "durable", s.durable,
-        "integrated", s.integrated, "published", s.published, "commits", s.commits,
-        "commit_ns", s.commit_ns, "commit_max_ns", s.commit_max_ns, "checkpoints",
-        s.checkpoints, "publish_failures", s.publish_failures, "recovered", s.recovered,
-        "rewritten", s.rewritten, "ring_bytes", s.ring_bytes, "ring_used", s.ring_used);
+        "{sKsKsKsK sKsKsKsKsKsz sKsKsK sKsKsKsOsO sKsKszsO}", "submitted", s.submitted,
+        "durable", s.durable, "integrated", s.integrated, "published", s.published,
+        "checkpoints", s.checkpoints, "publish_failures", s.publish_failures, "reopens",
+        s.reopens, "replayed", s.replayed, "rewritten", s.rewritten, "last_failure",
+        s.last_failure.status != AG_OK ? s.last_failure.what : NULL, "commits",
+        w->batches, "commit_ns", w->sync_ns_total, "commit_max_ns", w->sync_ns_max,
+        "low_water", w->low_water, "live_segments",
+        (unsigned long long)w->live_segments, "segment_bytes",
+        (unsigned long long)w->segment_bytes, "direct", w->direct ? Py_True : Py_False,
+        "no_space", w->no_space ? Py_True : Py_False, "ring_bytes", w->ring_capacity,
+        "ring_used", w->ring_used, "ring_mode", w->ring_mode, "ring_lost",
+        w->ring_lost ? Py_True : Py_False);
 }
 
 static PyObject *
@@ -979,7 +992,7 @@ PyDoc_STRVAR(
     "--\n\n"
     "One shard of a transparency log: submitted -> durable -> integrated ->\n"
     "published, in the order of submit.\n\n"
-    "path: the published folder (tlog-tiles). private: journal, key, secret;\n"
+    "path: the published folder (tlog-tiles). private: log, key, secret;\n"
     "default `.../private/<name>` beside `.../ledger/<name>`, else\n"
     "`<path>.private`. origin: the log's name, made at the first start. key: PEM\n"
     "file of the Ed25519 log key, made at the first start. LedgerError names the\n"

@@ -1,7 +1,10 @@
 /* The module `aegis_c._native`: its state, its exceptions and its types (PEP 489). */
 #include "agpy.h"
+#include "fork.h"
 
 #include <string.h>
+
+#include "hash/sha256.h"
 
 static struct PyModuleDef native_module;
 
@@ -44,6 +47,15 @@ static int
 native_exec(PyObject *module)
 {
     struct agpy_state *state = PyModule_GetState(module);
+    if (ag_sha256_start() != AG_OK) {
+        PyErr_SetString(PyExc_ImportError,
+                        "aegis_c: SHA-256 fails its self-test against OpenSSL on this "
+                        "machine; reinstall OpenSSL or rebuild aegis_c");
+        return -1;
+    }
+    if (agpy_fork_watch() < 0) {
+        return -1;
+    }
 #define AGPY_BASE_NULL NULL
 #define MAKE_EXCEPTION(field, name, base, doc)                                         \
     state->field = make_exception(module, name, AGPY_BASE_##base, doc);                \

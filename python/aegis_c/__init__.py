@@ -16,6 +16,7 @@ from aegis_c._native import (
     LedgerFull,
     Limit,
     LimitError,
+    MmrAccumulator,
     Plan,
     RateLimiter,
     Reservation,
@@ -25,6 +26,13 @@ from aegis_c._native import (
     WalFull,
     WalLocked,
     WalPoisoned,
+    WalReader,
+    WalWriter,
+    kernels,
+    leaf_hash,
+    node_hash,
+    verify_consistency,
+    verify_inclusion,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +48,7 @@ __all__ = [
     "LedgerFull",
     "Limit",
     "LimitError",
+    "MmrAccumulator",
     "Plan",
     "RateLimiter",
     "Reservation",
@@ -49,7 +58,14 @@ __all__ = [
     "WalFull",
     "WalLocked",
     "WalPoisoned",
+    "WalReader",
+    "WalWriter",
     "capture",
+    "kernels",
+    "leaf_hash",
+    "node_hash",
+    "verify_consistency",
+    "verify_inclusion",
 ]
 
 __version__ = "0.1.0"

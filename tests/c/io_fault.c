@@ -1,5 +1,6 @@
 #include "io_fault.h"
 
+#include <errno.h>
 #include <string.h>
 #include <time.h>
 
@@ -32,7 +33,9 @@ fault_open(void *ctx, const char *path, int flags, mode_t mode)
 static int
 fault_close(void *ctx, int fd)
 {
-    int error = due(ctx); /* the descriptor is gone either way, as on Linux */
+    struct io_fault *f = ctx;
+    int error = due(f); /* the descriptor is gone either way, as on Linux */
+    atomic_store(&f->sync_failed[fd % IO_FAULT_FDS], 0);
     int result = REAL->close(NULL, fd);
     return error != 0 ? -error : result;
 }
@@ -64,12 +67,15 @@ fault_fdatasync(void *ctx, int fd)
         struct timespec pause = {.tv_nsec = 1000 * 1000};
         (void)nanosleep(&pause, NULL);
     }
-    if (atomic_load(&f->sync_failed)) {
+    if (atomic_load(&f->sync_failed[fd % IO_FAULT_FDS])) {
         atomic_fetch_add(&f->syncs_after_failure, 1);
     }
     int error = due(f);
+    if (error == 0 && atomic_load(&f->fail_syncs)) {
+        error = EIO;
+    }
     if (error != 0) {
-        atomic_store(&f->sync_failed, 1);
+        atomic_store(&f->sync_failed[fd % IO_FAULT_FDS], 1);
         return -error;
     }
     return REAL->fdatasync(NULL, fd);

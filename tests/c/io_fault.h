@@ -7,16 +7,19 @@
 
 #include "base/io.h"
 
+#define IO_FAULT_FDS 1024
+
 struct io_fault {
     struct ag_io table;     /* pass &fault.table */
     _Atomic long calls;     /* of any kind, so far */
     _Atomic long fail_at;   /* number of the first call that fails; 0: none */
     _Atomic long fail_for;  /* so many calls fail from then on */
     _Atomic int fail_errno; /* with this */
+    _Atomic int fail_syncs; /* every fdatasync fails while this is set */
     _Atomic int stall;      /* fdatasync waits while this is set */
     _Atomic long syncs,
-        syncs_after_failure; /* fdatasync calls; those after a failed one */
-    _Atomic int sync_failed;
+        syncs_after_failure;               /* fdatasync calls; those on a failed file */
+    _Atomic int sync_failed[IO_FAULT_FDS]; /* by open descriptor */
 };
 
 void io_fault_init(struct io_fault *fault);

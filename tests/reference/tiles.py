@@ -7,13 +7,13 @@ MTH(D[(n * 256 + i) * 256**l : (n * 256 + i + 1) * 256**l]) for i from 0.
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import note
+from . import ed25519, note
 from .tree import mth
 
 
 def index_path(n: int) -> str:
     """5 -> 005, 1234067 -> x001/x234/067."""
-    groups = []
+    groups: list[str] = []
     while True:
         n, group = divmod(n, 1000)
         groups.insert(0, f"{group:03d}")
@@ -55,7 +55,7 @@ def signed_log(entries: Sequence[bytes], origin: str, seed: bytes) -> dict[str, 
     """All files of a published log: tiles, bundles, checkpoint, log.vkey."""
     files = log_files(entries)
     files["checkpoint"] = note.checkpoint(origin, len(entries), mth(entries), seed)
-    files["log.vkey"] = (note.vkey(origin, note.ed25519.public_key(seed)) + "\n").encode()
+    files["log.vkey"] = (note.vkey(origin, ed25519.public_key(seed)) + "\n").encode()
     return files
 
 

@@ -1,5 +1,6 @@
 #include "base/io.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -7,6 +8,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -74,6 +76,25 @@ posix_fsync_dir(void *ctx, const char *path)
 }
 
 static int
+posix_sync_fs(void *ctx, const char *path)
+{
+    (void)ctx;
+#if defined(__linux__)
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    int result = syncfs(fd) == 0 ? 0 : -errno;
+    (void)close(fd);
+    return result;
+#else
+    (void)path;
+    sync();
+    return 0;
+#endif
+}
+
+static int
 posix_truncate(void *ctx, int fd, off_t size)
 {
     (void)ctx;
@@ -116,6 +137,72 @@ posix_lock(void *ctx, int fd)
     return flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : -errno;
 }
 
+static int
+posix_stat(void *ctx, const char *path, struct ag_io_stat *out)
+{
+    (void)ctx;
+    struct stat st;
+    if (lstat(path, &st) != 0) {
+        return -errno;
+    }
+    out->size = (uint64_t)st.st_size;
+    out->mode = (uint32_t)st.st_mode;
+    out->uid = (uint32_t)st.st_uid;
+    return 0;
+}
+
+static int
+posix_statfs(void *ctx, const char *path, struct ag_io_fs *out)
+{
+    (void)ctx;
+    struct statfs fs;
+    if (statfs(path, &fs) != 0) {
+        return -errno;
+    }
+    out->type = (uint64_t)fs.f_type;
+    out->free_bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
+    return 0;
+}
+
+static int
+posix_list(void *ctx, const char *path, void (*each)(void *arg, const char *name),
+           void *arg)
+{
+    (void)ctx;
+    DIR *dir = opendir(path);
+    if (dir == NULL) {
+        return -errno;
+    }
+    int result = 0;
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(dir);
+        if (entry == NULL) {
+            result = -errno;
+            break;
+        }
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+            each(arg, entry->d_name);
+        }
+    }
+    (void)closedir(dir);
+    return result;
+}
+
+static int
+posix_reserve(void *ctx, int fd, off_t size)
+{
+    (void)ctx;
+    return -posix_fallocate(fd, 0, size);
+}
+
+static int
+posix_uncache(void *ctx, int fd)
+{
+    (void)ctx;
+    return -posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 static const struct ag_io posix_io = {
     .ctx = NULL,
     .open = posix_open,
@@ -131,6 +218,12 @@ static const struct ag_io posix_io = {
     .unlink = posix_unlink,
     .mkdir = posix_mkdir,
     .lock = posix_lock,
+    .sync_fs = posix_sync_fs,
+    .stat = posix_stat,
+    .statfs = posix_statfs,
+    .list = posix_list,
+    .reserve = posix_reserve,
+    .uncache = posix_uncache,
 };
 
 const struct ag_io *

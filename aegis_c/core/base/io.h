@@ -10,6 +10,20 @@
 
 #include "base/status.h"
 
+/* What `stat` tells about a path (the last component is not followed when it is a
+ * symbolic link). */
+struct ag_io_stat {
+    uint64_t size;
+    uint32_t mode; /* st_mode */
+    uint32_t uid;
+};
+
+/* What `statfs` tells about the file system below a path. */
+struct ag_io_fs {
+    uint64_t type;       /* the f_type magic of statfs(2) */
+    uint64_t free_bytes; /* for this user */
+};
+
 struct ag_io {
     void *ctx;
     int (*open)(void *ctx, const char *path, int flags, mode_t mode);
@@ -26,6 +40,14 @@ struct ag_io {
     int (*mkdir)(void *ctx, const char *path,
                  mode_t mode);      /* -EEXIST when it is there */
     int (*lock)(void *ctx, int fd); /* exclusive, not waiting: -EWOULDBLOCK when held */
+    int (*stat)(void *ctx, const char *path, struct ag_io_stat *out);
+    int (*statfs)(void *ctx, const char *path, struct ag_io_fs *out);
+    /* Calls `each` for every name in the directory but "." and "..", in no order. */
+    int (*list)(void *ctx, const char *path, void (*each)(void *arg, const char *name),
+                void *arg);
+    int (*sync_fs)(void *ctx, const char *path); /* the whole file system of the path */
+    int (*reserve)(void *ctx, int fd, off_t size); /* posix_fallocate from 0 */
+    int (*uncache)(void *ctx, int fd); /* drops clean cached pages of the file */
 };
 
 /* The real table; constant, shared by all threads. */

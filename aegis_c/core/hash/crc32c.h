@@ -9,6 +9,10 @@
 /* CRC of the octets that `crc` covers followed by `data`; start with 0. */
 uint32_t ag_crc32c(uint32_t crc, const void *data, size_t n);
 
+/* The same by tables alone, to compare with; and the name of what ag_crc32c runs. */
+uint32_t ag_crc32c_portable(uint32_t crc, const void *data, size_t n);
+const char *ag_crc32c_kernel(void);
+
 /* Stored CRCs are masked, because payloads may themselves hold CRCs. */
 static inline uint32_t
 ag_crc32c_mask(uint32_t crc)

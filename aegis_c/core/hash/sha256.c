@@ -74,6 +74,20 @@ ag_sha256_kernels(struct ag_kernel_info *list, size_t room)
     return KERNELS;
 }
 
+int
+ag_sha256_run(const char *name, bool leaves, size_t count)
+{
+    (void)ag_sha256_start();
+    for (size_t i = 0; i < KERNELS; i++) {
+        if (start_passed[i] && strcmp(ag_sha256_kernels_built[i]->name, name) == 0) {
+            ag_sha256_run_kernel(ag_sha256_kernels_built[i], leaves, count);
+            return AG_OK;
+        }
+    }
+    return strcmp(name, "openssl") == 0 ? ag_sha256_run_openssl(leaves, count)
+                                        : AG_ENOTFOUND;
+}
+
 /* --- messages in pieces --- */
 
 void
@@ -145,6 +159,21 @@ ag_sha256(const void *data, size_t n, uint8_t out[AG_HASH_SIZE])
     ag_sha256_init(&ctx);
     ag_sha256_update(&ctx, data, n);
     ag_sha256_final(&ctx, out);
+}
+
+void
+ag_hash_hex(const uint8_t hash[AG_HASH_SIZE], char out[64])
+{
+    for (int i = 0; i < 32; i += 4) {
+        /* one hex digit in each octet of x, the first in the lowest */
+        uint64_t x = ag_get_u32le(hash + i);
+        x = (x | x << 16) & 0x0000ffff0000ffff;
+        x = (x | x << 8) & 0x00ff00ff00ff00ff;
+        x = (x << 8 | x >> 4) & 0x0f0f0f0f0f0f0f0f;
+        uint64_t letters = (x + 0x0606060606060606) >> 4 & 0x0101010101010101;
+        x += 0x3030303030303030 + letters * ('a' - '0' - 10);
+        ag_put_u64le((uint8_t *)out + 2 * i, x);
+    }
 }
 
 /* --- HMAC --- */

@@ -29,6 +29,11 @@ struct ag_kernel_info {
  * Starts what has not been started. */
 size_t ag_sha256_kernels(struct ag_kernel_info *list, size_t room);
 
+/* To measure: hashes `count` nodes, or leaves of 32 octets, in batches of 128, with the
+ * kernel of that name, or one by one with OpenSSL ("openssl": a fetched digest and one
+ * context). AG_ENOTFOUND for a name that there is not or that did not pass. */
+int ag_sha256_run(const char *name, bool leaves, size_t count);
+
 struct ag_sha256 {
     uint32_t state[8];
     uint64_t length; /* octets taken so far */
@@ -39,6 +44,9 @@ void ag_sha256_init(struct ag_sha256 *ctx);
 void ag_sha256_update(struct ag_sha256 *ctx, const void *data, size_t n);
 void ag_sha256_final(struct ag_sha256 *ctx, uint8_t out[AG_HASH_SIZE]);
 void ag_sha256(const void *data, size_t n, uint8_t out[AG_HASH_SIZE]);
+
+/* A hash as 64 lower-case hex digits, without a NUL. */
+void ag_hash_hex(const uint8_t hash[AG_HASH_SIZE], char out[64]);
 
 struct ag_hmac {
     struct ag_sha256 inner, outer;

@@ -60,6 +60,11 @@ const struct ag_sha256_kernel *
 ag_sha256_select(const struct ag_sha256_kernel *const *kernels, size_t count,
                  ag_sha256_oracle oracle, bool *passed, double *ns);
 
+/* The work of ag_sha256_run. */
+void ag_sha256_run_kernel(const struct ag_sha256_kernel *kernel, bool leaves,
+                          size_t count);
+int ag_sha256_run_openssl(bool leaves, size_t count);
+
 extern const struct ag_sha256_kernel ag_sha256_portable;
 #if defined(__x86_64__)
 extern const struct ag_sha256_kernel ag_sha256_shani_x1;

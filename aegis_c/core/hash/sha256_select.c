@@ -104,7 +104,7 @@ test_tree(const struct ag_sha256_kernel *kernel, ag_sha256_oracle oracle)
             return AG_ECRYPTO;
         }
     }
-    for (size_t count = 0; count <= TEST_PAIRS; count += count < 9 ? 1 : 19) {
+    for (size_t count = 0; count <= TEST_PAIRS; count += count < 9 ? 1 : 247) {
         memset(found, 0, sizeof(found));
         kernel->nodes(pairs, count, found);
         if (memcmp(found, expected, 32 * count) != 0) {
@@ -176,4 +176,47 @@ ag_sha256_select(const struct ag_sha256_kernel *const *kernels, size_t count,
         }
     }
     return best;
+}
+
+/* --- measuring on demand --- */
+
+#define RUN_BATCH 128u
+
+void
+ag_sha256_run_kernel(const struct ag_sha256_kernel *kernel, bool leaves, size_t count)
+{
+    uint8_t data[RUN_BATCH * 64], hashes[RUN_BATCH * 32];
+    struct ag_span spans[RUN_BATCH];
+    fill(data, sizeof(data), 7);
+    for (size_t i = 0; i < RUN_BATCH; i++) {
+        spans[i] = (struct ag_span){data + 32 * i, 32};
+    }
+    while (count > 0) {
+        size_t take = count < RUN_BATCH ? count : RUN_BATCH;
+        if (leaves) {
+            kernel->leaves32(spans, take, hashes);
+        } else {
+            kernel->nodes(data, take, hashes);
+        }
+        count -= take;
+    }
+}
+
+int
+ag_sha256_run_openssl(bool leaves, size_t count)
+{
+    uint8_t message[65] = {!leaves}, hash[32];
+    unsigned got;
+    size_t n = leaves ? 33 : 65;
+    EVP_MD *md = EVP_MD_fetch(NULL, "SHA256", NULL);
+    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    bool ok = md != NULL && ctx != NULL && EVP_DigestInit_ex(ctx, md, NULL);
+    fill(message + 1, 64, 7);
+    for (; ok && count > 0; count--) {
+        ok = EVP_DigestInit_ex(ctx, NULL, NULL) && EVP_DigestUpdate(ctx, message, n) &&
+             EVP_DigestFinal_ex(ctx, hash, &got);
+    }
+    EVP_MD_CTX_free(ctx);
+    EVP_MD_free(md);
+    return ok ? AG_OK : AG_ECRYPTO;
 }

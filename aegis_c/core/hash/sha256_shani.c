@@ -207,7 +207,7 @@ leaves_of(const struct ag_span *entries, uint8_t *out, const int lanes)
         cdgh[i] = IV_CDGH;
         w[0][i] = _mm_shuffle_epi8(load(entry), WORDS_AFTER_ONE);
         w[1][i] = load_words(entry + 15);
-        w[2][i] = _mm_cvtsi32_si128(entry[31] << 24 | 0x800000);
+        w[2][i] = _mm_cvtsi32_si128((int)((uint32_t)entry[31] << 24 | 0x800000));
         w[3][i] = _mm_set_epi32(33 * 8, 0, 0, 0);
     }
     rounds(abef, cdgh, w, lanes);

@@ -4,16 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/alloc.h"
-#include "base/bytes.h"
 #include "base/clock.h"
 #include "log/ledger_state.h"
-
-size_t
-ag_ring_record_size(size_t n)
-{
-    return (AG_RING_HEADER + n + 7) & ~(size_t)7;
-}
 
 static int
 check_process(const struct ag_ledger *ledger, struct ag_error *err)
@@ -26,45 +18,42 @@ check_process(const struct ag_ledger *ledger, struct ag_error *err)
     return AG_OK;
 }
 
+/* What stopped the log, or AG_OK. */
 static int
-failure_lock_held(const struct ag_ledger *ledger, struct ag_error *err)
+failure_lock_held(struct ag_ledger *ledger, struct ag_error *err)
 {
-    if (!ledger->failed) {
-        return AG_OK;
+    int status = AG_EPOISONED;
+    if (ledger->reopening) {
+        if (err != NULL) {
+            *err = ledger->failure;
+        }
+    } else {
+        status = ag_wal_failure(ledger->wal, err);
     }
-    if (err != NULL) {
-        *err = ledger->failure;
-        err->status = AG_EPOISONED;
+    if (status != AG_OK) {
         ag_error_advice(err,
-                        "Entries that were not durable may or may not be in the log: "
-                        "open it again to know.");
+                        "Entries that were not durable may or may not be in the log "
+                        "once it is open again; it is tried again by itself.");
     }
-    return AG_EPOISONED;
+    return status;
 }
 
 /* ---- submitting ---- */
 
-/* Room for a record of `size` octets: moves head to its place and counts what is used.
- * AG_EFULL when there is none. */
 static int
-ring_reserve_lock_held(struct ag_ledger *ledger, size_t size, uint8_t **place)
+refuse_submit(int status, uint32_t n, struct ag_error *err)
 {
-    size_t at_end = ledger->ring_n - ledger->head;
-    size_t skip = at_end < size ? at_end : 0;
-    if (ledger->ring_n - ledger->used < skip + size) {
-        return AG_EFULL;
+    switch (status) {
+    case AG_EFULL:
+        (void)ag_fail(err, status,
+                      "ring has no room for an entry of %" PRIu32 " octets", n);
+        ag_error_advice(err, "Wait until entries are durable, then submit again.");
+        return status;
+    case AG_EPOISONED: /* described already */
+        return status;
+    default:
+        return ag_fail(err, status, "%s", ag_status_text(status));
     }
-    if (skip > 0) {
-        uint32_t wrap = AG_RING_WRAP;
-        memcpy(ledger->ring + ledger->head, &wrap, sizeof(wrap));
-    }
-    if (skip > 0 || ledger->head == ledger->ring_n) {
-        ledger->head = 0;
-    }
-    *place = ledger->ring + ledger->head;
-    ledger->head += size;
-    ledger->used += skip + size;
-    return AG_OK;
 }
 
 int
@@ -88,27 +77,18 @@ ag_ledger_submit(struct ag_ledger *ledger, const uint8_t *meta, size_t meta_n,
     uint32_t n = (uint32_t)(body_n + tail_n);
 
     pthread_mutex_lock(&ledger->lock);
-    status = failure_lock_held(ledger, err);
+    status = ledger->reopening ? AG_EPOISONED : ag_wal_reserve(ledger->wal, n, &place);
     if (status == AG_OK) {
-        status = ring_reserve_lock_held(ledger, ag_ring_record_size(n), &place);
-    }
-    if (status == AG_OK) {
-        memcpy(place, &n, sizeof(n));
-        memcpy(place + AG_RING_HEADER, meta, body_n);
-        memcpy(place + AG_RING_HEADER + body_n, tail, tail_n);
-        *index = ledger->submitted++;
-        /* The first of a batch wakes the thread; it then gathers what follows. */
-        if (*index == ag_ledger_stage_size(ledger, AG_DURABLE)) {
-            ledger->first_pending_ns = ag_clock_ns();
-            pthread_cond_signal(&ledger->wake);
-        }
+        memcpy(place, meta, body_n);
+        memcpy(place + body_n, tail, tail_n);
+        *index = ag_wal_commit(ledger->wal, n) - 1;
+        ledger->submitted = *index + 1;
+    } else if (status == AG_EPOISONED) {
+        status = failure_lock_held(ledger, err);
+        status = status != AG_OK ? status : AG_EFULL; /* it has just come back */
     }
     pthread_mutex_unlock(&ledger->lock);
-    if (status == AG_EFULL) {
-        (void)ag_fail(err, AG_EFULL, "ring has no room for an entry of %u octets", n);
-        ag_error_advice(err, "Wait until entries are durable, then submit again.");
-    }
-    return status;
+    return status == AG_OK ? AG_OK : refuse_submit(status, n, err);
 }
 
 void
@@ -143,12 +123,7 @@ ag_ledger_stage_size(struct ag_ledger *ledger, enum ag_stage stage)
 size_t
 ag_ledger_room(struct ag_ledger *ledger)
 {
-    /* What may be lost at the end of the ring when the next record must wrap. */
-    size_t slack = ag_ring_record_size(AG_ENTRY_MAX);
-    pthread_mutex_lock(&ledger->lock);
-    size_t room = ledger->ring_n - ledger->used;
-    pthread_mutex_unlock(&ledger->lock);
-    return room > slack ? room - slack : 0;
+    return ag_wal_room(ledger->wal);
 }
 
 int
@@ -164,11 +139,14 @@ ag_ledger_want(struct ag_ledger *ledger, uint64_t index, enum ag_stage stage)
     pthread_mutex_lock(&ledger->lock);
     if (index >= ledger->submitted) {
         status = AG_ERANGE;
-    } else if (ledger->wanted[stage] <= index) {
-        ledger->wanted[stage] = index + 1;
+    } else if (stage == AG_PUBLISHED && ledger->wanted_published <= index) {
+        ledger->wanted_published = index + 1;
         pthread_cond_signal(&ledger->wake);
     }
     pthread_mutex_unlock(&ledger->lock);
+    if (status == AG_OK) {
+        ag_wal_want(ledger->wal, index + 1);
+    }
     return status;
 }
 
@@ -257,10 +235,9 @@ ag_ledger_stats(struct ag_ledger *ledger, struct ag_ledger_stats *stats)
     pthread_mutex_lock(&ledger->lock);
     *stats = ledger->stats;
     stats->submitted = ledger->submitted;
-    stats->ring_bytes = ledger->ring_n;
-    stats->ring_used = ledger->used;
     pthread_mutex_unlock(&ledger->lock);
     stats->durable = ag_ledger_stage_size(ledger, AG_DURABLE);
     stats->integrated = ag_ledger_stage_size(ledger, AG_INTEGRATED);
     stats->published = ag_ledger_stage_size(ledger, AG_PUBLISHED);
+    ag_wal_stats(ledger->wal, &stats->wal);
 }

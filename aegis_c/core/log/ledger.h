@@ -1,16 +1,18 @@
 /* The ledger: one shard of a transparency log inside the process.
  *
  * submitted -> durable -> integrated -> published. `ag_ledger_submit` copies the final
- * entry bytes into a bounded ring and returns its index: no I/O, no lock that a disk
- * can hold. One native thread of each ledger takes entries from the ring in order,
- * commits them to the journal (write, fdatasync), hashes them into tiles, and publishes
- * a signed checkpoint: when somebody waits for it or a tile fills (at most every 100
- * ms), else 10 s after the first unpublished entry. The thread knows nothing of Python.
+ * entry bytes into the ring of a write-ahead log (wal/writer.h) and returns its index:
+ * no I/O, no lock that a disk can hold. Thread W of that log makes entries durable;
+ * thread P of the ledger hashes what is durable into tiles and publishes a signed
+ * checkpoint: when somebody waits for it or a tile fills (at most every 100 ms), else
+ * 10 s after the first unpublished entry. Neither knows anything of Python.
  *
- * After a failed write or sync of the journal the ledger is poisoned: nothing is
- * retried, submits are refused, the outcome of what was not durable is unknown until
- * the next open. A failed write of a tile or checkpoint is retried every second: those
- * files are derived. In a forked child every call answers AG_EFORKED. */
+ * What submit returned survives the death of the process; what is durable survives the
+ * loss of power. After a failed write or sync of the log the ledger is poisoned:
+ * nothing is retried, submits are refused, the outcome of what was not durable is
+ * unknown; thread P reopens the log on a new segment, with back-off. A failed write of
+ * a tile or checkpoint is retried every second: those files are derived. In a forked
+ * child every call answers AG_EFORKED. */
 #ifndef AG_LOG_LEDGER_H
 #define AG_LOG_LEDGER_H
 
@@ -22,6 +24,7 @@
 #include "log/entry.h"
 #include "log/note.h"
 #include "log/proof.h"
+#include "wal/writer.h"
 
 #define AG_LEDGER_RING_MIN ((size_t)256 << 10)
 
@@ -32,28 +35,34 @@ enum ag_stage { AG_DURABLE, AG_INTEGRATED, AG_PUBLISHED, AG_STAGES };
 struct ag_ledger_options {
     const struct ag_io *io;  /* NULL: ag_io_posix() */
     const char *path;        /* published folder, ".../ledger/w0" */
-    const char *private_dir; /* journal, lock, key, secret, copy of the checkpoint */
+    const char *private_dir; /* log, lock, key, secret, copy of the checkpoint */
     const char *origin;   /* NULL: made at first start; else must equal the log's own */
     const char *key_path; /* NULL: private_dir/log.key, made at first start */
     size_t ring_bytes;
-    uint64_t max_delay_us;   /* gather this long when nobody waits */
+    uint32_t segment_bytes;  /* of the write-ahead log; an existing log keeps its own */
+    uint32_t max_delay_us;   /* gather this long when nobody waits */
     uint64_t publish_gap_us; /* least time between two checkpoints */
     uint64_t publish_max_us; /* most time that an entry stays unpublished */
 };
 
-/* The defaults: 16 MiB, 2,000 us, 100 ms, 10 s. */
+/* The defaults: 16 MiB, 16 MiB, 2,000 us, 100 ms, 10 s. */
 void ag_ledger_options_init(struct ag_ledger_options *options);
 
-/* Locks the directory, replays the journal, compares it with the tiles and with both
- * copies of the last signed checkpoint, and starts the thread. Writes nothing into a
- * directory that it refuses. *ledger is owned by the caller. AG_ELOCKED, AG_EFOREIGN,
- * AG_ECORRUPT, AG_EROLLBACK, AG_EVERSION, AG_EPERM, AG_EIO, AG_EINVAL, AG_ENOMEM. */
+/* Locks the directory, recovers the log, loads the tree at the low-water mark, replays
+ * the rest (tiles that differ are written anew), compares it with both copies of the
+ * last signed checkpoint, and starts the thread. A directory that it refuses keeps its
+ * keys, checkpoints and log as they were. *ledger is owned by the caller. AG_ELOCKED,
+ * AG_EFOREIGN, AG_ECORRUPT, AG_EROLLBACK, AG_EVERSION, AG_EPERM, AG_EIO, AG_EINVAL,
+ * AG_ENOMEM. */
 int ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledger,
                    struct ag_error *err);
 
-/* Commits and publishes what was submitted (as far as the disk lets it), ends the
- * thread and frees the ledger. No other call may be under way. Returns what stopped the
- * ledger, or AG_OK. In a forked child it only frees memory. */
+/* Makes durable and publishes what was submitted, as far as the disk lets it within
+ * AG_LEDGER_CLOSE_NS, ends the threads and frees the ledger. No other call may be under
+ * way. Returns what stopped the ledger, AG_ETIMEDOUT (the rest is in the ring and comes
+ * with the next open; what thread W still uses is left to it), or AG_OK. In a forked
+ * child it only frees memory. */
+#define AG_LEDGER_CLOSE_NS 20000000000u
 int ag_ledger_close(struct ag_ledger *ledger, struct ag_error *err);
 
 /* Appends an entry: meta (checked with ag_meta_check) and the finished commitments,
@@ -68,8 +77,8 @@ void ag_ledger_commitment(const struct ag_ledger *ledger, const uint8_t *secret,
                           size_t secret_n, const uint8_t id[AG_UUID_SIZE],
                           enum ag_role role, struct ag_commitment *commitment);
 
-/* Entries submitted; entries that have reached `stage`; bytes of ring that entries of
- * any mix of sizes can surely use. */
+/* Entries submitted; entries that have reached `stage`; free bytes of the ring, of
+ * which an entry takes its length, padded to 8, and 16. */
 uint64_t ag_ledger_size(struct ag_ledger *ledger);
 uint64_t ag_ledger_stage_size(struct ag_ledger *ledger, enum ag_stage stage);
 size_t ag_ledger_room(struct ag_ledger *ledger);
@@ -120,10 +129,10 @@ const char *ag_ledger_path(const struct ag_ledger *ledger);   /* borrowed */
 
 struct ag_ledger_stats {
     uint64_t submitted, durable, integrated, published;
-    uint64_t commits, commit_ns, commit_max_ns; /* journal batches and their time */
-    uint64_t checkpoints, publish_failures;
-    uint64_t recovered, rewritten; /* entries replayed and tiles rewritten at open */
-    uint64_t ring_bytes, ring_used;
+    uint64_t checkpoints, publish_failures, reopens;
+    uint64_t replayed, rewritten; /* at open: entries replayed, tiles written anew */
+    struct ag_error last_failure; /* of a tile or checkpoint; status AG_OK: none yet */
+    struct ag_wal_stats wal;
 };
 
 void ag_ledger_stats(struct ag_ledger *ledger, struct ag_ledger_stats *stats);

@@ -1,8 +1,8 @@
 /* The inside of a ledger, shared by ledger*.c only.
  *
- * Locks: `lock` guards the ring's positions and everything that submitters and waiters
- * share; `tree_lock` guards frontier, bundle and checkpoint against readers. Neither is
- * held across I/O, and they are never held together. */
+ * Locks: `lock` serialises submitters and guards what they share with waiters and the
+ * thread; `tree_lock` guards frontier, bundle and checkpoint against readers. Neither
+ * is held across I/O, and they are never held together. */
 #ifndef AG_LOG_LEDGER_STATE_H
 #define AG_LOG_LEDGER_STATE_H
 
@@ -15,7 +15,7 @@
 #include "log/ledger.h"
 #include "log/store.h"
 #include "log/tile.h"
-#include "wal/journal.h"
+#include "wal/writer.h"
 
 /* The entries of the incomplete bundle: u16be length, octets, one after the other. */
 struct ag_bundle {
@@ -28,30 +28,27 @@ struct ag_bundle {
 struct ag_ledger {
     const struct ag_io *io;
     struct ag_store store;
-    struct ag_signer *signer;   /* owned */
-    struct ag_journal *journal; /* owned; used by the thread only, once it runs */
+    struct ag_signer *signer; /* owned */
+    struct ag_wal *wal;       /* owned; sequence number = index + 1 */
     char private_dir[PATH_MAX - 128];
+    char archive[PATH_MAX];
     char origin[AG_ORIGIN_MAX + 1];
-    uint64_t log_id;
     uint8_t secret[AG_HASH_SIZE]; /* default subject secret */
-    uint64_t max_delay_ns, publish_gap_ns, publish_max_ns;
+    uint64_t publish_gap_ns, publish_max_ns;
     int lock_fd;
     struct ag_wakeup wakeup;
     pid_t pid;
     pthread_t thread;
-    bool thread_runs;
 
     pthread_mutex_t lock;
     pthread_cond_t wake;    /* for the thread */
     pthread_cond_t changed; /* for ag_ledger_wait */
-    /* under lock */
-    uint8_t *ring; /* owned; octets between tail and head belong to the thread */
-    size_t ring_n, head, tail, used;
+    /* under lock; the log's producer side belongs to whoever holds it */
     uint64_t submitted;
-    uint64_t first_pending_ns;  /* when the oldest entry that is not durable came */
-    uint64_t wanted[AG_STAGES]; /* size that somebody waits for */
-    bool closing, failed;
-    struct ag_error failure;
+    uint64_t wanted_published;    /* size that somebody waits for */
+    uint64_t close_by_ns;         /* closing: give up then; 0 while open */
+    bool reopening;               /* the thread has the producer side */
+    struct ag_error failure;      /* what stopped the log, while reopening */
     struct ag_ledger_stats stats; /* counters of the thread */
 
     _Atomic uint64_t stage_size[AG_STAGES];
@@ -65,27 +62,37 @@ struct ag_ledger {
     size_t checkpoint_n;
     uint64_t checkpoint_size;
     uint8_t checkpoint_root[AG_HASH_SIZE];
+
+    uint64_t low_water; /* the thread's: entries that recovery need not replay */
 };
 
 /* ledger_open.c */
 int ag_ledger_private_path(const struct ag_ledger *ledger, const char *name,
                            char path[PATH_MAX], struct ag_error *err);
 
-/* ledger_tree.c: the tree of the integrated entries, owner thread. Integrating writes
- * the tiles that become full; `compare` leaves equal files alone. */
+/* ledger_recovery.c */
+int ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *options,
+                      struct ag_error *err);
+
+/* ledger_mark.c: how far the files on disk are trusted without the log. */
+int ag_ledger_read_mark(struct ag_ledger *ledger, uint64_t *size,
+                        uint8_t root[AG_HASH_SIZE], struct ag_error *err);
+int ag_ledger_advance_mark(struct ag_ledger *ledger, struct ag_error *err);
+
+/* ledger_tree.c: the tree of the integrated entries, owner thread. Loading reads the
+ * right edge of the tree of `size` entries from disk. Integrating writes the tiles that
+ * become full; `compare` leaves equal files alone. */
+int ag_ledger_load_tree(struct ag_ledger *ledger, uint64_t size, struct ag_error *err);
 int ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
                         bool compare, struct ag_error *err);
+int ag_ledger_frontier_root(struct ag_ledger *ledger, uint8_t root[AG_HASH_SIZE],
+                            struct ag_error *err);
 int ag_ledger_write_partials(struct ag_ledger *ledger, bool compare,
                              struct ag_error *err);
 int ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err);
 
-/* ledger_thread.c */
+/* ledger_thread.c: thread P, and what thread W tells it. */
 void *ag_ledger_thread(void *ledger);
-
-/* ledger.c: the ring. A record is {length u32, zero u32, octets, padding to 8}; a
- * length of AG_RING_WRAP sends the reader back to the start. */
-#define AG_RING_HEADER 8
-#define AG_RING_WRAP UINT32_MAX
-size_t ag_ring_record_size(size_t n);
+void ag_ledger_on_durable(void *ledger, uint64_t durable_seq, int status);
 
 #endif

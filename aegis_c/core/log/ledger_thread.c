@@ -1,4 +1,5 @@
-/* The native thread of a ledger: commit, integrate, publish. */
+/* Thread P of a ledger: integrate what is durable, publish, advance the low-water mark,
+ * reopen a log that failed. Thread W belongs to the write-ahead log. */
 #include <string.h>
 #if defined(__linux__)
 #include <sys/resource.h>
@@ -6,135 +7,101 @@
 #include <unistd.h>
 #endif
 
-#include "base/bytes.h"
 #include "base/clock.h"
 #include "log/ledger_state.h"
 
-#define BATCH_BYTES ((size_t)1 << 20) /* a commit grows no further than this */
-#define RETRY_NS 1000000000u          /* after a failed tile or checkpoint */
+#define BATCH_ENTRIES 1024u         /* integrated between two announcements */
+#define RETRY_NS 1000000000u        /* after a failed tile or checkpoint */
+#define REOPEN_FIRST_NS 100000000u  /* after the log failed; doubles ... */
+#define REOPEN_MOST_NS 10000000000u /* ... up to this */
+#define MARK_ENTRIES 65536u         /* entries between two low-water marks */
+#define MARK_ENTRIES_AT_CLOSE 4096u /* fewer are replayed at the next start */
+#define MARK_SEGMENTS_AT_CLOSE 4u   /* each one is read at the next start */
 
 /* What the thread alone knows. */
 struct work {
-    size_t commit_at; /* ring offset of the first entry that is not durable */
-    size_t tree_at;   /* ring offset of the first entry that is not integrated */
-    uint64_t durable, integrated, published;
+    struct ag_wal_cursor *cursor; /* owned; at the first entry not integrated */
+    uint64_t integrated, published;
     uint64_t first_unpublished_ns, last_publish_ns, retry_ns;
-    bool poisoned;
+    uint64_t reopen_ns, reopen_delay_ns; /* 0: the log has not failed */
 };
 
 /* What is due now, decided under the lock. */
 struct due {
-    bool commit, integrate, publish, stop;
-    uint64_t submitted;
+    bool integrate, publish, reopen, stop;
 };
+
+static void
+tell(struct ag_ledger *ledger)
+{
+    pthread_mutex_lock(&ledger->lock);
+    pthread_cond_broadcast(&ledger->changed);
+    pthread_cond_signal(&ledger->wake);
+    pthread_mutex_unlock(&ledger->lock);
+    if (atomic_exchange(&ledger->event_pending, 1) == 0) {
+        ag_wakeup_signal(&ledger->wakeup);
+    }
+}
 
 static void
 announce(struct ag_ledger *ledger, enum ag_stage stage, uint64_t size)
 {
     atomic_store_explicit(&ledger->stage_size[stage], size, memory_order_release);
-    pthread_mutex_lock(&ledger->lock);
-    pthread_cond_broadcast(&ledger->changed);
-    pthread_mutex_unlock(&ledger->lock);
-    if (atomic_exchange(&ledger->event_pending, 1) == 0) {
-        ag_wakeup_signal(&ledger->wakeup);
+    tell(ledger);
+}
+
+/* Called on thread W. */
+void
+ag_ledger_on_durable(void *arg, uint64_t durable_seq, int status)
+{
+    struct ag_ledger *ledger = arg;
+    if (status == AG_OK) {
+        announce(ledger, AG_DURABLE, durable_seq);
+    } else {
+        tell(ledger);
     }
 }
 
 static void
-poison(struct ag_ledger *ledger, struct work *work, const struct ag_error *err)
+count_failure(struct ag_ledger *ledger, struct work *work, const struct ag_error *err)
 {
-    work->poisoned = true;
+    work->retry_ns = ag_clock_ns() + RETRY_NS;
     pthread_mutex_lock(&ledger->lock);
-    ledger->failed = true;
-    ledger->failure = *err;
-    pthread_cond_broadcast(&ledger->changed);
+    ledger->stats.publish_failures++;
+    ledger->stats.last_failure = *err;
     pthread_mutex_unlock(&ledger->lock);
-    if (atomic_exchange(&ledger->event_pending, 1) == 0) {
-        ag_wakeup_signal(&ledger->wakeup);
-    }
-}
-
-/* The record at ring offset *at; moves *at behind it. */
-static const uint8_t *
-next_record(const struct ag_ledger *ledger, size_t *at, size_t *n)
-{
-    uint32_t length = 0;
-    if (*at == ledger->ring_n) {
-        *at = 0;
-    }
-    memcpy(&length, ledger->ring + *at, sizeof(length));
-    if (length == AG_RING_WRAP) {
-        *at = 0;
-        memcpy(&length, ledger->ring, sizeof(length));
-    }
-    const uint8_t *record = ledger->ring + *at + AG_RING_HEADER;
-    *at += ag_ring_record_size(length);
-    *n = length;
-    return record;
 }
 
 static void
-commit_batch(struct ag_ledger *ledger, struct work *work, uint64_t submitted)
+integrate(struct ag_ledger *ledger, struct work *work)
 {
     struct ag_error err;
-    size_t at = work->commit_at, bytes = 0;
-    uint64_t upto = work->durable;
-    while (upto < submitted && bytes < BATCH_BYTES) {
-        size_t n = 0, before = at;
-        const uint8_t *record = next_record(ledger, &at, &n);
-        if (ag_journal_add(ledger->journal, record, n) != AG_OK) {
-            at = before;
-            break; /* no memory for more: commit what is there, the rest comes next */
-        }
-        bytes += n;
-        upto++;
-    }
-    if (upto == work->durable) { /* no memory even for one: let others free some */
-        struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
-        (void)nanosleep(&pause, NULL);
-        return;
-    }
-    uint64_t start = ag_clock_ns();
-    int status = ag_journal_commit(ledger->journal, &err);
-    uint64_t took = ag_clock_ns() - start;
-    if (status != AG_OK) {
-        poison(ledger, work, &err);
-        return;
-    }
-    work->commit_at = at;
-    work->durable = upto;
-    pthread_mutex_lock(&ledger->lock);
-    ledger->stats.commits++;
-    ledger->stats.commit_ns += took;
-    if (took > ledger->stats.commit_max_ns) {
-        ledger->stats.commit_max_ns = took;
-    }
-    pthread_mutex_unlock(&ledger->lock);
-    announce(ledger, AG_DURABLE, upto);
-}
-
-static void
-integrate_batch(struct ag_ledger *ledger, struct work *work)
-{
-    struct ag_error err;
-    size_t freed = 0, tail = work->tree_at;
+    uint64_t durable = ag_ledger_stage_size(ledger, AG_DURABLE);
     uint64_t before = work->integrated;
-    while (work->integrated < work->durable) {
-        size_t n = 0, at = work->tree_at;
-        const uint8_t *record = next_record(ledger, &at, &n);
-        if (ag_ledger_integrate(ledger, record, n, false, &err) != AG_OK) {
-            work->retry_ns = ag_clock_ns() + RETRY_NS;
-            pthread_mutex_lock(&ledger->lock);
-            ledger->stats.publish_failures++;
-            pthread_mutex_unlock(&ledger->lock);
+    while (work->integrated < durable && work->integrated - before < BATCH_ENTRIES) {
+        uint64_t seq = 0;
+        const uint8_t *entry = NULL;
+        uint32_t n = 0;
+        int status = AG_OK;
+        if (work->cursor == NULL) {
+            status = ag_wal_cursor_open(ledger->wal, work->integrated + 1,
+                                        &work->cursor, &err);
+        }
+        if (status == AG_OK) {
+            status = ag_wal_cursor_next(work->cursor, durable, &seq, &entry, &n, &err);
+        }
+        if (status == 0) {
+            break; /* announced by W, but not there for the cursor yet */
+        }
+        if (status > 0) {
+            status = ag_ledger_integrate(ledger, entry, n, false, &err);
+        }
+        if (status < 0) { /* the cursor starts again at the entry that failed */
+            ag_wal_cursor_close(work->cursor);
+            work->cursor = NULL;
+            count_failure(ledger, work, &err);
             break;
         }
-        if (at <= work->tree_at) { /* went back to the start: the rest was padding */
-            freed += ledger->ring_n - work->tree_at + at;
-        } else {
-            freed += at - work->tree_at;
-        }
-        work->tree_at = tail = at;
         work->integrated++;
     }
     if (work->integrated == before) {
@@ -143,11 +110,17 @@ integrate_batch(struct ag_ledger *ledger, struct work *work)
     if (before == work->published) {
         work->first_unpublished_ns = ag_clock_ns();
     }
-    pthread_mutex_lock(&ledger->lock);
-    ledger->tail = tail;
-    ledger->used -= freed;
-    pthread_mutex_unlock(&ledger->lock);
     announce(ledger, AG_INTEGRATED, work->integrated);
+}
+
+static void
+advance_mark(struct ag_ledger *ledger, struct work *work, uint64_t entries)
+{
+    struct ag_error err;
+    if (work->published - ledger->low_water >= entries &&
+        ag_ledger_advance_mark(ledger, &err) != AG_OK) {
+        count_failure(ledger, work, &err);
+    }
 }
 
 static void
@@ -156,18 +129,44 @@ publish(struct ag_ledger *ledger, struct work *work)
     struct ag_error err;
     int status = ag_ledger_publish(ledger, &err);
     work->last_publish_ns = ag_clock_ns();
-    pthread_mutex_lock(&ledger->lock);
-    if (status == AG_OK) {
-        ledger->stats.checkpoints++;
-    } else {
-        ledger->stats.publish_failures++;
-        work->retry_ns = work->last_publish_ns + RETRY_NS;
+    if (status != AG_OK) {
+        count_failure(ledger, work, &err);
+        return;
     }
+    pthread_mutex_lock(&ledger->lock);
+    ledger->stats.checkpoints++;
+    pthread_mutex_unlock(&ledger->lock);
+    work->published = work->integrated;
+    announce(ledger, AG_PUBLISHED, work->published);
+    advance_mark(ledger, work, MARK_ENTRIES);
+}
+
+/* Recovers the log on a new segment. Submitters are kept off it meanwhile; they are
+ * told what stopped it. */
+static void
+reopen(struct ag_ledger *ledger, struct work *work)
+{
+    struct ag_error err;
+    ag_wal_cursor_close(work->cursor);
+    work->cursor = NULL;
+    pthread_mutex_lock(&ledger->lock);
+    (void)ag_wal_failure(ledger->wal, &ledger->failure);
+    ledger->reopening = true;
+    pthread_mutex_unlock(&ledger->lock);
+    int status = ag_wal_reopen(ledger->wal, &err);
+    pthread_mutex_lock(&ledger->lock);
+    ledger->reopening = false;
+    ledger->stats.reopens += status == AG_OK;
     pthread_mutex_unlock(&ledger->lock);
     if (status == AG_OK) {
-        work->published = work->integrated;
-        announce(ledger, AG_PUBLISHED, work->published);
+        work->reopen_delay_ns = work->reopen_ns = 0;
+        announce(ledger, AG_DURABLE, ag_wal_durable(ledger->wal));
+        return;
     }
+    work->reopen_delay_ns = work->reopen_delay_ns * 2 < REOPEN_MOST_NS
+                                ? work->reopen_delay_ns * 2
+                                : REOPEN_MOST_NS;
+    work->reopen_ns = ag_clock_ns() + work->reopen_delay_ns;
 }
 
 static uint64_t
@@ -176,38 +175,51 @@ earlier(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Fills `due` and returns the time until which there is nothing to do. */
+/* When the next checkpoint is due, given that there is something to publish. */
 static uint64_t
-decide_lock_held(struct ag_ledger *ledger, const struct work *work, struct due *due)
+publish_at(const struct ag_ledger *ledger, const struct work *work)
+{
+    bool soon = ledger->wanted_published > work->published ||
+                work->integrated / AG_TILE_WIDTH != work->published / AG_TILE_WIDTH;
+    uint64_t at = soon ? work->last_publish_ns + ledger->publish_gap_ns
+                       : work->first_unpublished_ns + ledger->publish_max_ns;
+    return at > work->retry_ns ? at : work->retry_ns;
+}
+
+/* Fills `due` and returns the time until which there is nothing to do, 0 for none. */
+static uint64_t
+decide_lock_held(struct ag_ledger *ledger, struct work *work, struct due *due)
 {
     uint64_t now = ag_clock_ns(), next = UINT64_MAX;
-    bool retry = work->retry_ns <= now || ledger->closing;
+    uint64_t durable = ag_ledger_stage_size(ledger, AG_DURABLE);
+    bool closing = ledger->close_by_ns != 0;
+    bool failed = ag_wal_failure(ledger->wal, NULL) != AG_OK;
     memset(due, 0, sizeof(*due));
-    due->submitted = ledger->submitted;
-    if (work->durable < ledger->submitted && !work->poisoned) {
-        bool wanted = false;
-        for (int stage = 0; stage < AG_STAGES; stage++) {
-            wanted = wanted || ledger->wanted[stage] > work->durable;
+    if (failed && !closing) {
+        if (work->reopen_ns == 0) {
+            work->reopen_delay_ns = REOPEN_FIRST_NS;
+            work->reopen_ns = now + REOPEN_FIRST_NS;
         }
-        uint64_t at = ledger->first_pending_ns + ledger->max_delay_ns;
-        due->commit =
-            wanted || ledger->closing || at <= now || ledger->used > ledger->ring_n / 2;
-        next = earlier(next, at);
+        due->reopen = work->reopen_ns <= now;
+        next = earlier(next, work->reopen_ns);
     }
-    if (work->integrated < work->durable) {
-        due->integrate = retry;
+    if (work->integrated < durable) {
+        due->integrate = work->retry_ns <= now || closing;
         next = earlier(next, work->retry_ns);
     } else if (work->integrated > work->published) {
-        bool soon = ledger->wanted[AG_PUBLISHED] > work->published ||
-                    work->integrated / AG_TILE_WIDTH != work->published / AG_TILE_WIDTH;
-        uint64_t at = soon ? work->last_publish_ns + ledger->publish_gap_ns
-                           : work->first_unpublished_ns + ledger->publish_max_ns;
-        at = at > work->retry_ns ? at : work->retry_ns;
-        due->publish = at <= now || ledger->closing;
+        uint64_t at = publish_at(ledger, work);
+        /* The last checkpoint covers everything, so it waits for thread W. */
+        bool complete = failed || durable == ledger->submitted;
+        due->publish = at <= now || (closing && complete);
         next = earlier(next, at);
     }
-    due->stop = ledger->closing && !due->commit && !due->integrate && !due->publish;
-    return due->commit || due->integrate || due->publish || due->stop ? 0 : next;
+    if (closing) {
+        bool complete =
+            work->published == durable && (failed || durable == ledger->submitted);
+        due->stop = complete || ledger->close_by_ns <= now;
+        next = earlier(next, ledger->close_by_ns);
+    }
+    return due->integrate || due->publish || due->reopen || due->stop ? 0 : next;
 }
 
 /* A busy thread on the event loop's core costs the loop 4 ms of lag at nice 0, 0.09 ms
@@ -224,27 +236,27 @@ void *
 ag_ledger_thread(void *arg)
 {
     struct ag_ledger *ledger = arg;
-    step_back();
-    struct work work = {.durable = ag_ledger_stage_size(ledger, AG_DURABLE)};
+    struct work work = {.integrated = ag_ledger_stage_size(ledger, AG_INTEGRATED),
+                        .published = ag_ledger_stage_size(ledger, AG_PUBLISHED),
+                        .first_unpublished_ns = ag_clock_ns()};
     struct due due = {0};
-    work.integrated = work.durable;
-    work.published = ag_ledger_stage_size(ledger, AG_PUBLISHED);
-    work.first_unpublished_ns = ag_clock_ns();
-    for (bool last_try = false; !due.stop && !last_try;) {
+    bool last_try = false;
+    step_back();
+    while (!due.stop && !last_try) {
         pthread_mutex_lock(&ledger->lock);
         uint64_t until = decide_lock_held(ledger, &work, &due);
         while (until != 0) {
             ag_cond_wait_until(&ledger->wake, &ledger->lock, until);
             until = decide_lock_held(ledger, &work, &due);
         }
-        bool closing = ledger->closing;
+        bool closing = ledger->close_by_ns != 0;
         pthread_mutex_unlock(&ledger->lock);
         uint64_t failed_at = work.retry_ns;
-        if (due.commit) {
-            commit_batch(ledger, &work, due.submitted);
+        if (due.reopen) {
+            reopen(ledger, &work);
         }
-        if (due.integrate || (due.commit && work.retry_ns <= ag_clock_ns())) {
-            integrate_batch(ledger, &work);
+        if (due.integrate) {
+            integrate(ledger, &work);
         }
         if (due.publish) {
             publish(ledger, &work);
@@ -252,5 +264,11 @@ ag_ledger_thread(void *arg)
         /* A disk that refuses tiles must not keep a process from ending. */
         last_try = closing && work.retry_ns != failed_at;
     }
+    struct ag_wal_stats stats;
+    ag_wal_stats(ledger->wal, &stats);
+    advance_mark(ledger, &work,
+                 stats.live_segments >= MARK_SEGMENTS_AT_CLOSE ? 1
+                                                               : MARK_ENTRIES_AT_CLOSE);
+    ag_wal_cursor_close(work.cursor);
     return NULL;
 }

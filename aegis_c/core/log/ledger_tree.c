@@ -36,6 +36,82 @@ bundle_drop_last_lock_held(struct ag_bundle *bundle)
     bundle->used = bundle->start[--bundle->count];
 }
 
+/* The entry at *offset of a bundle; moves *offset behind it. */
+static int
+next_of_bundle(const uint8_t *bytes, size_t n, size_t *offset, const uint8_t **entry,
+               size_t *entry_n, struct ag_error *err)
+{
+    size_t left = n - *offset;
+    size_t length = left >= 2 ? ag_get_u16be(bytes + *offset) : 0;
+    if (left < 2 || left - 2 < length) {
+        return ag_fail(err, AG_ECORRUPT, "entry bundle ends early, at byte %zu",
+                       *offset);
+    }
+    *entry = bytes + *offset + 2;
+    *entry_n = length;
+    *offset += 2 + length;
+    return AG_OK;
+}
+
+/* ---- loading ---- */
+
+static int
+load_bundle(struct ag_ledger *ledger, uint64_t size, struct ag_error *err)
+{
+    uint8_t *bytes = NULL;
+    size_t n = 0, offset = 0;
+    unsigned width = (unsigned)(size % AG_TILE_WIDTH);
+    if (width == 0) {
+        return AG_OK;
+    }
+    int status = ag_store_read_bundle(&ledger->store, size / AG_TILE_WIDTH, width,
+                                      &bytes, &n, err);
+    for (unsigned i = 0; status == AG_OK && i < width; i++) {
+        const uint8_t *entry = NULL;
+        uint8_t leaf[AG_HASH_SIZE];
+        size_t entry_n = 0;
+        status = next_of_bundle(bytes, n, &offset, &entry, &entry_n, err);
+        if (status == AG_OK) {
+            ag_leaf_hash(entry, entry_n, leaf);
+            if (memcmp(leaf, ledger->frontier.tile[0][i], AG_HASH_SIZE) != 0) {
+                status = ag_fail(err, AG_ECORRUPT, "entry differs from its hash");
+                ag_error_index(err, size - width + i);
+            }
+        }
+        if (status == AG_OK) {
+            status = bundle_add_lock_held(&ledger->bundle, entry, entry_n);
+        }
+    }
+    ag_free(bytes);
+    return status;
+}
+
+int
+ag_ledger_load_tree(struct ag_ledger *ledger, uint64_t size, struct ag_error *err)
+{
+    struct ag_frontier *frontier = &ledger->frontier;
+    int status = AG_OK;
+    for (unsigned level = 0; status == AG_OK && level < AG_TILE_LEVELS; level++) {
+        uint64_t count = ag_tile_count(size, level);
+        unsigned width = (unsigned)(count % AG_TILE_WIDTH);
+        if (width != 0) {
+            status =
+                ag_store_read_hashes(&ledger->store, level, count / AG_TILE_WIDTH,
+                                     width, 0, width, frontier->tile[level][0], err);
+        }
+    }
+    frontier->size = size;
+    if (status == AG_OK) {
+        status = load_bundle(ledger, size, err);
+    }
+    if (status != AG_OK) {
+        ag_error_advice(err,
+                        "Run `aegis-c ledger fsck` and restore the named file from a "
+                        "copy.");
+    }
+    return status;
+}
+
 /* ---- integrating ---- */
 
 struct full_ctx {
@@ -133,7 +209,10 @@ tree_node(void *ctx, unsigned height, uint64_t index, uint8_t out[AG_HASH_SIZE])
         pthread_mutex_unlock(&c->ledger->tree_lock);
     }
     if (!found) {
-        unsigned width = (unsigned)(ag_tile_count(c->size, level) % AG_TILE_WIDTH);
+        uint64_t complete = ag_tile_count(c->size, level);
+        unsigned width = n < complete / AG_TILE_WIDTH
+                             ? AG_TILE_WIDTH
+                             : (unsigned)(complete % AG_TILE_WIDTH);
         int status = ag_store_read_hashes(&c->ledger->store, level, n, width, offset,
                                           count, hashes, c->err);
         if (status != AG_OK) {
@@ -212,16 +291,23 @@ check_before_signing(struct ag_ledger *ledger, uint64_t size,
 }
 
 int
+ag_ledger_frontier_root(struct ag_ledger *ledger, uint8_t root[AG_HASH_SIZE],
+                        struct ag_error *err)
+{
+    struct node_ctx memory = {ledger, ledger->frontier.size, false, err};
+    return ag_tree_root(ledger->frontier.size, tree_node, &memory, root);
+}
+
+int
 ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err)
 {
     uint64_t size = ledger->frontier.size;
-    struct node_ctx memory = {ledger, size, false, err};
     uint8_t root[AG_HASH_SIZE];
     char note[AG_CHECKPOINT_MAX], path[PATH_MAX];
     size_t n = 0;
     int status = ag_ledger_write_partials(ledger, false, err);
     if (status == AG_OK) {
-        status = ag_tree_root(size, tree_node, &memory, root);
+        status = ag_ledger_frontier_root(ledger, root, err);
     }
     if (status == AG_OK) {
         status = check_before_signing(ledger, size, root, err);
@@ -290,30 +376,18 @@ static int
 read_from_bundle(struct ag_ledger *ledger, uint64_t index, uint8_t **entry, size_t *n,
                  struct ag_error *err)
 {
-    char name[AG_TILE_PATH_SIZE], path[PATH_MAX];
     uint8_t *bytes = NULL;
-    size_t bytes_n = 0, at = 0;
-    ag_tile_path(name, AG_TILE_ENTRIES, index / AG_TILE_WIDTH, AG_TILE_WIDTH);
-    (void)snprintf(path, sizeof(path), "%s/%s", ledger->store.root, name);
-    int status =
-        ag_io_read_file(ledger->io, path, AG_TILE_WIDTH * (size_t)(AG_ENTRY_MAX + 2),
-                        &bytes, &bytes_n, err);
-    if (status != AG_OK) {
-        return status;
+    const uint8_t *at = NULL;
+    size_t bytes_n = 0, offset = 0, length = 0;
+    int status = ag_store_read_bundle(&ledger->store, index / AG_TILE_WIDTH,
+                                      AG_TILE_WIDTH, &bytes, &bytes_n, err);
+    for (uint64_t i = 0; status == AG_OK && i <= index % AG_TILE_WIDTH; i++) {
+        status = next_of_bundle(bytes, bytes_n, &offset, &at, &length, err);
     }
-    for (uint64_t skip = index % AG_TILE_WIDTH;; skip--) {
-        size_t length = bytes_n - at >= 2 ? ag_get_u16be(bytes + at) : bytes_n;
-        if (bytes_n - at < 2 || bytes_n - at - 2 < length) {
-            status = ag_fail(err, AG_ECORRUPT, "entry bundle ends early");
-            ag_error_file(err, path, at);
-            ag_error_index(err, index);
-            break;
-        }
-        if (skip == 0) {
-            status = copy_entry(bytes + at + 2, length, entry, n, err);
-            break;
-        }
-        at += 2 + length;
+    if (status == AG_OK) {
+        status = copy_entry(at, length, entry, n, err);
+    } else {
+        ag_error_index(err, index);
     }
     ag_free(bytes);
     return status;

@@ -5,19 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/bytes.h"
-
-/* Nodes live in tiles. A tile of level L holds 256 nodes of height 8L and all nodes
- * above them of heights below 8L + 8, height by height, so that siblings are neighbours
- * and one tile (16 KiB) is hashed bottom-up inside the L1 cache. Tile number t of level
- * L is node t of height 8L + 8, which is kept in level L + 1.
- *
- * Only the last tile of a level may be smaller: in the first tiles of a level it starts
- * with room for 16 nodes and doubles, which keeps small trees small. */
-#define TILE_LOG2 8
-#define TILE_WIDTH 256u
-#define TILE_WIDTH_MIN 16u
-#define LEVELS 8u
-#define SMALL_TILES 32u /* from then on a whole last tile costs under 4 % */
+#include "log/mmr_tiles.h"
 
 /* Indices and sizes stay within a signed 64-bit number. */
 #define SIZE_LIMIT ((uint64_t)INT64_MAX)
@@ -30,23 +18,14 @@
 #define DUMP_FLAG_PROOFS 1u
 #define DUMP_HEADER 24u
 
-struct level {
-    uint8_t **tiles;   /* owned, each owned */
-    size_t tile_count; /* tiles in use */
-    size_t tile_room;  /* tiles that the array has room for */
-    size_t last_width; /* nodes of the bottom height that the last tile has room for */
-};
-
 struct ag_mmr {
     uint64_t size;
     uint64_t settled;   /* all nodes inside the first `settled` leaves are hashed */
     uint64_t root_size; /* the size that `root` belongs to */
     uint8_t root[AG_HASH_SIZE];
     bool proofs;
-    /* with proofs */
-    uint64_t room; /* leaves for which every level has a place */
-    struct level levels[LEVELS];
-    size_t memory;
+    uint64_t room; /* leaves that can be added without a call to make_room */
+    struct ag_mmr_tiles tiles; /* with proofs */
     /* without: only allocated then */
     struct frontier {
         uint8_t peaks[64][AG_HASH_SIZE]; /* by height, of the first `settled` leaves */
@@ -54,146 +33,17 @@ struct ag_mmr {
     } frontier[];
 };
 
-/* --- tiles --- */
-
-static size_t
-tile_bytes(size_t width)
-{
-    return (2 * width - 1) * AG_HASH_SIZE;
-}
-
-/* Where the nodes of `height` (0..8) above the bottom of a tile begin. */
-static size_t
-tile_offset(size_t width, unsigned height)
-{
-    return (2 * width - (2 * width >> height)) * AG_HASH_SIZE;
-}
-
-static uint64_t
-level_room(const struct level *level)
-{
-    if (level->tile_count == 0) {
-        return 0;
-    }
-    return (uint64_t)(level->tile_count - 1) * TILE_WIDTH + level->last_width;
-}
-
-/* The place of node `index` of `height`; its tile must exist. */
-static uint8_t *
-node_at(const struct ag_mmr *mmr, unsigned height, uint64_t index)
-{
-    const struct level *level = &mmr->levels[height / TILE_LOG2];
-    unsigned inside = height % TILE_LOG2;
-    size_t tile = (size_t)(index >> (TILE_LOG2 - inside));
-    size_t slot = (size_t)(index & ((TILE_WIDTH >> inside) - 1));
-    size_t width = tile + 1 == level->tile_count ? level->last_width : TILE_WIDTH;
-    return level->tiles[tile] + tile_offset(width, inside) + slot * AG_HASH_SIZE;
-}
-
-/* Replaces the last tile by one of `width` with the same nodes. */
-static int
-level_widen(struct ag_mmr *mmr, struct level *level, size_t width)
-{
-    uint8_t **last = &level->tiles[level->tile_count - 1];
-    uint8_t *wide = ag_alloc(tile_bytes(width));
-    if (wide == NULL) {
-        return AG_ENOMEM;
-    }
-    size_t old = level->last_width;
-    for (unsigned h = 0; old >> h != 0; h++) {
-        memcpy(wide + tile_offset(width, h), *last + tile_offset(old, h),
-               (old >> h) * AG_HASH_SIZE);
-    }
-    ag_free(*last);
-    *last = wide;
-    level->last_width = width;
-    mmr->memory += tile_bytes(width) - tile_bytes(old);
-    return AG_OK;
-}
-
-static int
-level_add_tile(struct ag_mmr *mmr, struct level *level, size_t width)
-{
-    if (level->tile_count == level->tile_room) {
-        size_t room = level->tile_room == 0 ? 4 : 2 * level->tile_room;
-        uint8_t **tiles = ag_realloc(level->tiles, room * sizeof(*tiles));
-        if (tiles == NULL) {
-            return AG_ENOMEM;
-        }
-        mmr->memory += (room - level->tile_room) * sizeof(*tiles);
-        level->tiles = tiles;
-        level->tile_room = room;
-    }
-    uint8_t *tile = ag_alloc(tile_bytes(width));
-    if (tile == NULL) {
-        return AG_ENOMEM;
-    }
-    level->tiles[level->tile_count++] = tile;
-    level->last_width = width;
-    mmr->memory += tile_bytes(width);
-    return AG_OK;
-}
-
-/* Makes room for `need` nodes of the bottom height. */
-static int
-level_reserve(struct ag_mmr *mmr, struct level *level, uint64_t need)
-{
-    int status = AG_OK;
-    while (status == AG_OK && level_room(level) < need) {
-        bool fresh = level->tile_count == 0 || level->last_width == TILE_WIDTH;
-        uint64_t below = (uint64_t)(level->tile_count - (fresh ? 0 : 1)) * TILE_WIDTH;
-        size_t width = level->tile_count < SMALL_TILES ? TILE_WIDTH_MIN : TILE_WIDTH;
-        while (width < TILE_WIDTH && width < need - below) {
-            width *= 2;
-        }
-        status =
-            fresh ? level_add_tile(mmr, level, width) : level_widen(mmr, level, width);
-    }
-    return status;
-}
-
-/* Frees the tiles that hold none of the first `size` leaves or nodes above them. */
-static void
-drop_unused_tiles(struct ag_mmr *mmr, uint64_t size)
-{
-    for (unsigned l = 0; l < LEVELS; l++) {
-        struct level *level = &mmr->levels[l];
-        uint64_t used = size >> (l * TILE_LOG2);
-        while (level->tile_count > 0 &&
-               (uint64_t)(level->tile_count - 1) * TILE_WIDTH >= used) {
-            ag_free(level->tiles[--level->tile_count]);
-            mmr->memory -= tile_bytes(level->last_width);
-            level->last_width = TILE_WIDTH;
-        }
-    }
-}
-
 /* The slow half of ag_mmr_reserve. */
 static int
 make_room(struct ag_mmr *mmr, uint64_t count)
 {
-    uint64_t size, room = UINT64_MAX;
+    uint64_t size;
     if (__builtin_add_overflow(mmr->size, count, &size) || size > SIZE_LIMIT) {
         return AG_ETOOBIG;
     }
-    for (unsigned l = 0; l < LEVELS; l++) {
-        struct level *level = &mmr->levels[l];
-        unsigned shift = l * TILE_LOG2;
-        int status = level_reserve(mmr, level, size >> shift);
-        if (status != AG_OK) {
-            drop_unused_tiles(mmr, mmr->size);
-            mmr->room = mmr->size;
-            return status;
-        }
-        /* a level with places for r nodes serves trees of fewer than (r + 1) << shift
-         */
-        uint64_t next = level_room(level) + 1;
-        if (next <= UINT64_MAX >> shift && (next << shift) - 1 < room) {
-            room = (next << shift) - 1;
-        }
-    }
-    mmr->room = room;
-    return AG_OK;
+    int status = ag_mmr_tiles_reserve(&mmr->tiles, mmr->size, size);
+    mmr->room = mmr->tiles.room;
+    return status;
 }
 
 /* --- hashing what waits --- */
@@ -204,12 +54,12 @@ settle_tiles(struct ag_mmr *mmr)
     for (unsigned h = 0; mmr->size >> (h + 1) != 0; h++) {
         uint64_t next = mmr->settled >> (h + 1), end = mmr->size >> (h + 1);
         /* parents of this height that have their children in one tile */
-        uint64_t group = (TILE_WIDTH / 2) >> (h % TILE_LOG2);
+        uint64_t group = (AG_MMR_TILE_WIDTH / 2) >> (h % AG_MMR_TILE_LOG2);
         while (next < end) {
             uint64_t stop = (next / group + 1) * group;
             size_t pairs = (size_t)((stop < end ? stop : end) - next);
-            ag_node_hash_level(node_at(mmr, h, 2 * next), pairs,
-                               node_at(mmr, h + 1, next));
+            ag_node_hash_level(ag_mmr_node(&mmr->tiles, h, 2 * next), pairs,
+                               ag_mmr_node(&mmr->tiles, h + 1, next));
             next += pairs;
         }
     }
@@ -265,9 +115,9 @@ leaf_places(struct ag_mmr *mmr, size_t *count)
         *count = BATCH - waiting;
         return mmr->frontier->waiting[waiting];
     }
-    size_t slot = (size_t)(mmr->size % TILE_WIDTH);
-    *count = TILE_WIDTH - slot;
-    return node_at(mmr, 0, mmr->size);
+    size_t slot = (size_t)(mmr->size % AG_MMR_TILE_WIDTH);
+    *count = AG_MMR_TILE_WIDTH - slot;
+    return ag_mmr_node(&mmr->tiles, 0, mmr->size);
 }
 
 static void
@@ -290,7 +140,6 @@ ag_mmr_new(bool proofs, struct ag_mmr **mmr)
         return AG_ENOMEM;
     }
     fresh->proofs = proofs;
-    fresh->memory = bytes;
     fresh->room = proofs ? 0 : SIZE_LIMIT;
     ag_sha256(NULL, 0, fresh->root); /* of size 0 */
     *mmr = fresh;
@@ -303,10 +152,7 @@ ag_mmr_free(struct ag_mmr *mmr)
     if (mmr == NULL) {
         return;
     }
-    drop_unused_tiles(mmr, 0);
-    for (unsigned l = 0; l < LEVELS; l++) {
-        ag_free(mmr->levels[l].tiles);
-    }
+    ag_mmr_tiles_free(&mmr->tiles);
     ag_free(mmr);
 }
 
@@ -325,7 +171,8 @@ ag_mmr_keeps_proofs(const struct ag_mmr *mmr)
 size_t
 ag_mmr_memory(const struct ag_mmr *mmr)
 {
-    return mmr->memory;
+    return mmr->tiles.memory + sizeof(*mmr) +
+           (mmr->proofs ? 0 : sizeof(struct frontier));
 }
 
 int
@@ -408,7 +255,8 @@ read_node(void *ctx, unsigned height, uint64_t index, uint8_t out[AG_HASH_SIZE])
     const struct ag_mmr *mmr = ctx;
     assert(mmr->proofs || index == (mmr->size >> height) - 1);
     memcpy(out,
-           mmr->proofs ? node_at(mmr, height, index) : mmr->frontier->peaks[height],
+           mmr->proofs ? ag_mmr_node(&mmr->tiles, height, index)
+                       : mmr->frontier->peaks[height],
            AG_HASH_SIZE);
     return AG_OK;
 }
@@ -509,11 +357,12 @@ ag_mmr_dump(struct ag_mmr *mmr, uint8_t *out)
     ag_put_u64le(to + 16, mmr->size);
     to += DUMP_HEADER;
     if (mmr->proofs) {
-        for (uint64_t i = 0; i < mmr->size; i += TILE_WIDTH) {
+        for (uint64_t i = 0; i < mmr->size; i += AG_MMR_TILE_WIDTH) {
             uint64_t left = mmr->size - i;
             size_t part =
-                (size_t)(left < TILE_WIDTH ? left : TILE_WIDTH) * AG_HASH_SIZE;
-            memcpy(to, node_at(mmr, 0, i), part);
+                (size_t)(left < AG_MMR_TILE_WIDTH ? left : AG_MMR_TILE_WIDTH) *
+                AG_HASH_SIZE;
+            memcpy(to, ag_mmr_node(&mmr->tiles, 0, i), part);
             to += part;
         }
     } else {
@@ -528,7 +377,7 @@ ag_mmr_dump(struct ag_mmr *mmr, uint8_t *out)
 static int
 check_dump(const uint8_t *dump, size_t n, struct ag_error *err)
 {
-    char expected[32], found[32];
+    char expected[65] = {0}, found[65] = {0};
     if (n < DUMP_HEADER + AG_HASH_SIZE) {
         return ag_fail(err, AG_ECORRUPT,
                        "dump has %zu bytes, the shortest possible one has %u", n,
@@ -568,17 +417,10 @@ check_dump(const uint8_t *dump, size_t n, struct ag_error *err)
     ag_sha256(dump, n - AG_HASH_SIZE, sum);
     if (memcmp(sum, stored, AG_HASH_SIZE) != 0) {
         int status = ag_fail(err, AG_ECORRUPT, "checksum of the dump does not match");
-        for (int i = 0; i < 8; i++) {
-            static const char digits[] = "0123456789abcdef";
-            expected[2 * i] = digits[stored[i] >> 4];
-            expected[2 * i + 1] = digits[stored[i] & 15];
-            found[2 * i] = digits[sum[i] >> 4];
-            found[2 * i + 1] = digits[sum[i] & 15];
-        }
-        memcpy(expected + 16, "...", 4);
-        memcpy(found + 16, "...", 4);
+        ag_hash_hex(stored, expected);
+        ag_hash_hex(sum, found);
         ag_error_pair(err, expected, found);
-        ag_error_advice(err, "load an undamaged copy");
+        ag_error_advice(err, "Load an undamaged copy");
         return status;
     }
     return AG_OK;

@@ -139,9 +139,9 @@ ag_consistency_proof(uint64_t old_size, uint64_t new_size, ag_node_fn node, void
 }
 
 int
-ag_verify_inclusion(const uint8_t leaf[AG_HASH_SIZE], uint64_t index, uint64_t size,
-                    const uint8_t root[AG_HASH_SIZE],
-                    const uint8_t (*proof)[AG_HASH_SIZE], size_t count)
+ag_inclusion_root(const uint8_t leaf[AG_HASH_SIZE], uint64_t index, uint64_t size,
+                  const uint8_t (*proof)[AG_HASH_SIZE], size_t count,
+                  uint8_t out[AG_HASH_SIZE])
 {
     if (index >= size) {
         return AG_ERANGE;
@@ -159,14 +159,15 @@ ag_verify_inclusion(const uint8_t leaf[AG_HASH_SIZE], uint64_t index, uint64_t s
             ag_node_hash(hash, proof[next++], hash);
         }
     }
-    return memcmp(hash, root, AG_HASH_SIZE) == 0 ? AG_OK : AG_EVERIFY;
+    memcpy(out, hash, AG_HASH_SIZE);
+    return AG_OK;
 }
 
 int
-ag_verify_consistency(uint64_t old_size, uint64_t new_size,
-                      const uint8_t old_root[AG_HASH_SIZE],
-                      const uint8_t new_root[AG_HASH_SIZE],
-                      const uint8_t (*proof)[AG_HASH_SIZE], size_t count)
+ag_consistency_roots(uint64_t old_size, uint64_t new_size,
+                     const uint8_t old_root[AG_HASH_SIZE],
+                     const uint8_t (*proof)[AG_HASH_SIZE], size_t count,
+                     uint8_t old_out[AG_HASH_SIZE], uint8_t new_out[AG_HASH_SIZE])
 {
     if (old_size > new_size) {
         return AG_ERANGE;
@@ -174,21 +175,19 @@ ag_verify_consistency(uint64_t old_size, uint64_t new_size,
     if (count != ag_consistency_proof_count(old_size, new_size)) {
         return AG_EVERIFY;
     }
-    if (old_size == 0) {
-        uint8_t empty[AG_HASH_SIZE];
-        ag_sha256(NULL, 0, empty);
-        bool same = new_size != 0 || memcmp(new_root, empty, AG_HASH_SIZE) == 0;
-        return same && memcmp(old_root, empty, AG_HASH_SIZE) == 0 ? AG_OK : AG_EVERIFY;
-    }
-    if (old_size == new_size) {
-        return memcmp(old_root, new_root, AG_HASH_SIZE) == 0 ? AG_OK : AG_EVERIFY;
-    }
-    unsigned h = (unsigned)__builtin_ctzll(old_size);
-    uint64_t index = (old_size >> h) - 1, last = (new_size - 1) >> h;
-    size_t next = is_power_of_two(old_size) ? 0 : 1;
     uint8_t old_hash[AG_HASH_SIZE], new_hash[AG_HASH_SIZE];
+    if (old_size == 0) {
+        ag_sha256(NULL, 0, old_out);
+        if (new_size == 0) {
+            ag_sha256(NULL, 0, new_out);
+        }
+        return AG_OK;
+    }
+    size_t next = count == 0 || is_power_of_two(old_size) ? 0 : 1;
     memcpy(old_hash, next == 0 ? old_root : proof[0], AG_HASH_SIZE);
     memcpy(new_hash, old_hash, AG_HASH_SIZE);
+    unsigned h = (unsigned)__builtin_ctzll(old_size);
+    uint64_t index = (old_size >> h) - 1, last = (new_size - 1) >> h;
     for (; next < count; index >>= 1, last >>= 1) {
         if ((index & 1) != 0) { /* to the left: in both trees */
             ag_node_hash(proof[next], old_hash, old_hash);
@@ -197,7 +196,37 @@ ag_verify_consistency(uint64_t old_size, uint64_t new_size,
             ag_node_hash(new_hash, proof[next++], new_hash);
         }
     }
-    bool same = memcmp(old_hash, old_root, AG_HASH_SIZE) == 0 &&
-                memcmp(new_hash, new_root, AG_HASH_SIZE) == 0;
-    return same ? AG_OK : AG_EVERIFY;
+    memcpy(old_out, old_hash, AG_HASH_SIZE);
+    memcpy(new_out, new_hash, AG_HASH_SIZE);
+    return AG_OK;
+}
+
+int
+ag_verify_inclusion(const uint8_t leaf[AG_HASH_SIZE], uint64_t index, uint64_t size,
+                    const uint8_t root[AG_HASH_SIZE],
+                    const uint8_t (*proof)[AG_HASH_SIZE], size_t count)
+{
+    uint8_t found[AG_HASH_SIZE];
+    int status = ag_inclusion_root(leaf, index, size, proof, count, found);
+    if (status == AG_OK && memcmp(found, root, AG_HASH_SIZE) != 0) {
+        status = AG_EVERIFY;
+    }
+    return status;
+}
+
+int
+ag_verify_consistency(uint64_t old_size, uint64_t new_size,
+                      const uint8_t old_root[AG_HASH_SIZE],
+                      const uint8_t new_root[AG_HASH_SIZE],
+                      const uint8_t (*proof)[AG_HASH_SIZE], size_t count)
+{
+    uint8_t old_found[AG_HASH_SIZE], new_found[AG_HASH_SIZE];
+    memcpy(new_found, new_root, AG_HASH_SIZE); /* kept when anything is consistent */
+    int status = ag_consistency_roots(old_size, new_size, old_root, proof, count,
+                                      old_found, new_found);
+    if (status == AG_OK && (memcmp(old_found, old_root, AG_HASH_SIZE) != 0 ||
+                            memcmp(new_found, new_root, AG_HASH_SIZE) != 0)) {
+        status = AG_EVERIFY;
+    }
+    return status;
 }

@@ -113,16 +113,17 @@ ag_store_ensure(struct ag_store *store, const char *name, const void *from, size
     return ag_store_put(store, name, from, n, err);
 }
 
-int
-ag_store_read_hashes(const struct ag_store *store, unsigned level, uint64_t n,
-                     unsigned width, size_t first, size_t count, uint8_t *out,
-                     struct ag_error *err)
+/* Opens the partial tile of `width`, or else the full one; the path is left in `path`.
+ */
+static int
+open_tile(const struct ag_store *store, unsigned level, uint64_t n, unsigned width,
+          char path[PATH_MAX], struct ag_error *err)
 {
     const struct ag_io *io = store->io;
-    char name[AG_TILE_PATH_SIZE], path[PATH_MAX];
-    unsigned widths[2] = {AG_TILE_WIDTH, width};
+    char name[AG_TILE_PATH_SIZE];
+    unsigned widths[2] = {width, AG_TILE_WIDTH};
     int fd = -ENOENT;
-    for (size_t i = 0; i < 2 && fd == -ENOENT; i++) {
+    for (size_t i = width == AG_TILE_WIDTH; i < 2 && fd == -ENOENT; i++) {
         ag_tile_path(name, level, n, widths[i]);
         int status = join(store, name, path, err);
         if (status != AG_OK) {
@@ -132,11 +133,38 @@ ag_store_read_hashes(const struct ag_store *store, unsigned level, uint64_t n,
     }
     if (fd < 0) {
         int status = ag_fail_sys(err, -fd, path, "open of a tile");
-        ag_error_advice(err, "Restart: tiles are rebuilt from the log.");
+        ag_error_advice(err, "Restore the file from a copy of the published folder.");
         return status;
     }
-    int status = ag_io_read_full(io, fd, path, out, count * AG_HASH_SIZE,
+    return fd;
+}
+
+int
+ag_store_read_hashes(const struct ag_store *store, unsigned level, uint64_t n,
+                     unsigned width, size_t first, size_t count, uint8_t *out,
+                     struct ag_error *err)
+{
+    char path[PATH_MAX];
+    int fd = open_tile(store, level, n, width, path, err);
+    if (fd < 0) {
+        return fd;
+    }
+    int status = ag_io_read_full(store->io, fd, path, out, count * AG_HASH_SIZE,
                                  first * AG_HASH_SIZE, err);
-    (void)io->close(io->ctx, fd);
+    (void)store->io->close(store->io->ctx, fd);
     return status;
+}
+
+int
+ag_store_read_bundle(const struct ag_store *store, uint64_t n, unsigned width,
+                     uint8_t **bytes, size_t *bytes_n, struct ag_error *err)
+{
+    char path[PATH_MAX];
+    int fd = open_tile(store, AG_TILE_ENTRIES, n, width, path, err);
+    if (fd < 0) {
+        return fd;
+    }
+    (void)store->io->close(store->io->ctx, fd);
+    return ag_io_read_file(store->io, path, AG_TILE_WIDTH * (size_t)(UINT16_MAX + 2),
+                           bytes, bytes_n, err);
 }

@@ -2,7 +2,7 @@
  * (c2sp.org/tlog-tiles).
  *
  * A file gets its name only at full length: it is written as ".tmp" in the log's folder
- * and renamed. Files carry no fsync of their own; they are derived from the journal and
+ * and renamed. Files carry no fsync of their own; they are derived from the log and
  * checked against it when a log is opened. One writer; any thread may read. */
 #ifndef AG_LOG_STORE_H
 #define AG_LOG_STORE_H
@@ -37,10 +37,14 @@ int ag_store_put(struct ag_store *store, const char *name, const void *from, siz
 int ag_store_ensure(struct ag_store *store, const char *name, const void *from,
                     size_t n, struct ag_error *err);
 
-/* Reads `count` hashes of tile (level, n) from hash `first` on: from the full tile, or,
- * when there is none, from the partial tile of `width`. */
+/* Reads `count` hashes of tile (level, n) from hash `first` on: from the partial tile
+ * of `width`, or, when there is none (or width is 256), from the full tile. */
 int ag_store_read_hashes(const struct ag_store *store, unsigned level, uint64_t n,
                          unsigned width, size_t first, size_t count, uint8_t *out,
                          struct ag_error *err);
+
+/* Reads the entry bundle n likewise; *bytes is owned by the caller (ag_free). */
+int ag_store_read_bundle(const struct ag_store *store, uint64_t n, unsigned width,
+                         uint8_t **bytes, size_t *bytes_n, struct ag_error *err);
 
 #endif

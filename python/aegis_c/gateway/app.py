@@ -9,7 +9,10 @@ event loop ends.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -37,6 +40,15 @@ __all__ = ["Gateway", "Runtime", "create_app"]
 log = logging.getLogger("aegis_c.gateway")
 
 
+def _mark_coroutine_function(function: Callable[..., Any]) -> None:
+    """Servers ask whether ``__call__`` is a coroutine function to tell ASGI 3 from ASGI 2."""
+    mark = getattr(inspect, "markcoroutinefunction", None)
+    if mark is not None:
+        mark(function)
+    else:  # Python 3.11: what asyncio.iscoroutinefunction() looks for
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+
+
 class Gateway(FastAPI):
     """FastAPI, except that hot endpoints are answered without passing through it."""
 
@@ -51,6 +63,8 @@ class Gateway(FastAPI):
             if hot is not None:
                 return hot(scope, receive, send)
         return super().__call__(scope, receive, send)
+
+    _mark_coroutine_function(__call__)
 
     async def _start_first(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The first request starts the parts where no lifespan has (a mounted application)."""
@@ -126,7 +140,7 @@ def _add_error_handlers(app: FastAPI, runtime: Runtime) -> None:
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow", "GET")
             refusal = method_not_allowed(request.method, path, allow)
-        elif error.status_code == 404 and "endpoint" not in request.scope:
+        elif error.status_code == 404 and request.scope.get("endpoint") in (None, app):
             refusal = unknown_route(request.method, path)
         else:
             body = error_body(str(error.detail), "invalid_request_error", None)

@@ -8,6 +8,7 @@ call only while the ring has room for that much.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -64,6 +65,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     reason: str | None = None
     stage: str | None = None
     suppressed: int | None = None
+    size: int | None = None
+    root: str | None = None
     analysis: dict[str, Any] | None = None
 
 
@@ -233,11 +236,15 @@ class Evidence:
             self._gap("analysis", error)
             return None
 
-    def admin(self, event: str) -> int | None:
-        """Something happened to the log itself."""
+    def admin(
+        self, event: str, *, size: int | None = None, root: bytes | None = None
+    ) -> int | None:
+        """Something happened to the log itself; ``size`` and ``root`` are its tree then."""
         entry = Entry(
             v=1, kind="admin", id=uuid7(), event=event, time=timestamp(), policy=self._policy
         )
+        entry.size = size
+        entry.root = None if root is None else base64.b64encode(root).decode()
         return self._submit(entry, None, None)
 
     # -- start and end -----------------------------------------------------------------------
@@ -245,11 +252,16 @@ class Evidence:
     async def recover(self) -> int:
         """At start: genesis for an empty log, and a settle for every stream left open.
 
+        When what the last run had submitted could not be replayed (power loss, another boot),
+        ``restart`` comes first: entries that were never durable may be missing from here on.
         Returns the number of streams that were settled as abandoned.
         """
-        if len(self._ledger.native) == 0:
+        native = self._ledger.native
+        if len(native) == 0:
             self.admin("genesis")
             return 0
+        if native.stats()["ring_lost"]:
+            self.admin("restart", size=len(native), root=native.root())
         abandoned = 0
         for index in self._ledger.index.open_intents():
             await self._ledger.integrated(index)
@@ -270,8 +282,10 @@ class Evidence:
             )
             for name in ("client_id", "client_id_sha256", "session", "session_sha256"):
                 setattr(entry, name, intent.get(name))
-            self._submit(entry, None, None)
             abandoned += 1
+            made = self._submit(entry, None, None)
+            if made is not None and self._ledger.native.room() < 2 * ENTRY_MAX:
+                await self._ledger.integrated(made)
         return abandoned
 
     def flush(self) -> None:

@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aegis_c import AegisError
 from aegis_c.gateway.background.spawn import Background
+from aegis_c.gateway.errors import method_not_allowed
 from aegis_c.gateway.evidence import Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
 from aegis_c.gateway.hot.auth import Auth, Principal
@@ -281,8 +283,13 @@ _HEALTH_START = {
 
 async def _health(scope: Scope, receive: Receive, send: Send) -> None:
     """/health while running: constant, so that it measures nothing but the server."""
-    await send(dict(_HEALTH_START))
-    await send({"type": "http.response.body", "body": _HEALTH_BODY})
+    if scope["method"] == "GET":
+        await send(dict(_HEALTH_START))
+        await send({"type": "http.response.body", "body": _HEALTH_BODY})
+        return
+    refusal = method_not_allowed(scope["method"], "/health", "GET")
+    response = Response(refusal.body(), refusal.status, {"allow": "GET"}, "application/json")
+    await response(scope, receive, send)
 
 
 def _add_gauges(runtime: Runtime) -> None:

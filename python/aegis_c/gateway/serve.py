@@ -12,11 +12,13 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from aegis_c import AegisError
 from aegis_c.gateway.app import Runtime, create_app
@@ -48,23 +50,7 @@ def run(settings: Settings) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     app = create_app(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            loop="uvloop",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=math.ceil(settings.shutdown_deadline),
-            backlog=_BACKLOG,
-        )
-    )
+    server = uvicorn.Server(server_config(app, settings.shutdown_deadline))
     try:
         with _signals_ask(server), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(server, app.state.aegis, listener, settings))
@@ -73,6 +59,25 @@ def run(settings: Settings) -> int:
         if settings.uds is not None:
             with contextlib.suppress(FileNotFoundError):
                 settings.uds.unlink()
+
+
+def server_config(app: ASGIApp, shutdown_deadline: float) -> uvicorn.Config:
+    """How this gateway wants to be served; also for a parent application that mounts it."""
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=math.ceil(shutdown_deadline),
+        backlog=_BACKLOG,
+    )
 
 
 async def _serve(
@@ -159,7 +164,7 @@ def _explain(error: OSError, settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def _signals_ask(server: uvicorn.Server):  # type: ignore[no-untyped-def]
+def _signals_ask(server: uvicorn.Server) -> Iterator[None]:
     """SIGTERM and SIGINT ask the server to stop, also before it serves; then exit is orderly.
 
     The server installs its own handlers while it serves, and afterwards raises the signal again

@@ -232,7 +232,7 @@ class _Check:
             if bundle.width == WIDTH:
                 self.computed[1].append(None if leaves is None else _fold(leaves))
             else:
-                self.computed[0] = list(leaves or [None] * bundle.width)
+                self.computed[0] = [*leaves] if leaves else [None] * bundle.width
             if self.progress is not None:
                 self.progress(self.report.entries, self.size)
 

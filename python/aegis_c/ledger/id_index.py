@@ -1,7 +1,7 @@
 """Which entries belong to a request id.
 
-In memory, rebuilt from the entries when a ledger is opened: that takes time in proportion to
-the log (about 4 s a million entries) and about 150 bytes of memory an entry.
+In memory, rebuilt from the entries when a ledger is opened: that takes time and memory in
+proportion to the log, about 6 s and 150 MB for a million entries of 500 bytes.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ DIR/ledger/w0/            what may be published, one folder per shard
     log.vkey              the log's verifier key
     tile/<L>/<N>[.p/<W>]  hashes
     tile/entries/...      entry bundles; for auditors
-DIR/private/w0/           0700: journal, lock, log.key (0600), secrets, checkpoint copy
+DIR/private/w0/           0700: log, lock, identity, log.key (0600), secrets, checkpoint copy
 """
 
 from __future__ import annotations

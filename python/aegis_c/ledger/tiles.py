@@ -6,12 +6,13 @@ copy of it, needs no key and no lock to answer for itself.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .verify import EMPTY_ROOT, node_hash
+from .verify import EMPTY_ROOT, TLOG_PROOF, node_hash
 
 WIDTH = 256
 """Hashes in a full tile, entries in a full bundle."""
@@ -219,6 +220,13 @@ class TileReader:
                 path.append(self.root(start, split))
                 start = split
         return path[::-1]
+
+    def prove(self, index: int, note: bytes) -> tuple[bytes, bytes]:
+        """An entry and its tlog-proof against the signed checkpoint `note`."""
+        entry = next(entry for _, entry in self.entries(index, index + 1))
+        hashes = [base64.b64encode(sibling).decode() for sibling in self.inclusion_path(index)]
+        head = "\n".join([TLOG_PROOF, f"index {index}", *hashes])
+        return entry, head.encode() + b"\n\n" + note
 
     def consistency_proof(self, old_size: int) -> list[bytes]:
         """Proof that the first `old_size` leaves are a prefix (RFC 6962 section 2.1.2)."""

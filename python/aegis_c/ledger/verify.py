@@ -542,58 +542,55 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _COMMITMENT = re.compile(r"[A-Za-z0-9+/]{43}=", re.ASCII)
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and len(value.encode("utf-8", "replace")) <= 256
-
-
-def _count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
 def _matches(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value.encode("utf-8", "replace")) <= 256
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
 def _is_model(value: Any) -> bool:
     names = ("asked", "answered")
-    return isinstance(value, dict) and all(_text(value[n]) for n in names if n in value)
+    return isinstance(value, dict) and all(_is_text(value[n]) for n in names if n in value)
 
 
 def _is_body(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and _count(value.get("bytes"))
+        and _is_count(value.get("bytes"))
         and _matches(_COMMITMENT)(value.get("commitment"))
     )
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
+# What a member must be, in words and as a check.
+_TEXT = ("a text of at most 256 bytes", _is_text)
+_COUNT = ("an integer >= 0", _is_count)
+_OBJECT = ("an object", lambda value: isinstance(value, dict))
+_DIGEST = ("64 hex digits", _matches(_SHA256))
+_BODY = ("an object with `bytes` and `commitment` (32 bytes in base64)", _is_body)
+_STATUS = ("an HTTP status", lambda value: type(value) is int and 100 <= value <= 599)
+_ENDING = (f"one of {', '.join(ENDINGS)}", lambda value: value in ENDINGS)
 
-
-def _is_http_status(value: Any) -> bool:
-    return type(value) is int and 100 <= value <= 599
-
-
-# Member -> (what it must be, check). Members not named here are allowed and kept.
+# Members not named here are allowed and kept.
 _MEMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "v": ("1", lambda value: type(value) is int and value == 1),
     "kind": (f"one of {', '.join(KINDS)}", lambda value: value in KINDS),
     "id": ("a UUID in lower case", _matches(_ID)),
     "time": ("YYYY-MM-DDThh:mm:ss.ffffffZ", _matches(_TIME)),
-    "policy": ("64 hex digits", _matches(_SHA256)),
+    "policy": _DIGEST,
     "model": ("an object with texts `asked`, `answered`", _is_model),
-    "request": ("an object with `bytes` and `commitment` (32 bytes in base64)", _is_body),
-    "response": ("an object with `bytes` and `commitment` (32 bytes in base64)", _is_body),
-    **dict.fromkeys(
-        ("client_id", "event", "session", "tenant", "key", "endpoint", "provider"),
-        ("a text of at most 256 bytes", _text),
-    ),
-    **dict.fromkeys(("reason", "stage"), ("a text of at most 256 bytes", _text)),
-    **dict.fromkeys(("of", "events", "suppressed"), ("an integer >= 0", _count)),
-    **dict.fromkeys(
-        ("usage", "firewall", "limits", "timing", "analysis"), ("an object", _is_object)
-    ),
+    "root": ("32 bytes in base64", _matches(_COMMITMENT)),
+    "request": _BODY,
+    "response": _BODY,
+    **dict.fromkeys(("client_id", "session", "tenant", "key", "endpoint", "provider"), _TEXT),
+    **dict.fromkeys(("event", "reason", "stage"), _TEXT),
+    **dict.fromkeys(("of", "events", "suppressed", "size"), _COUNT),
+    **dict.fromkeys(("usage", "firewall", "limits", "timing", "analysis"), _OBJECT),
 }
 # Members that an entry of a kind must have, beside v, kind, id and time.
 _REQUIRED: dict[str, tuple[str, ...]] = {
@@ -643,20 +640,14 @@ def parse_entry(data: bytes, where: str = "entry") -> dict[str, Any]:
         if name not in entry:
             raise FormatError(f"member `{name}` is missing", where)
     for name, value in entry.items():
-        expected, check = _MEMBERS.get(name, ("", None))
-        if name == "status" and kind == "settle":
-            expected, check = f"one of {', '.join(ENDINGS)}", lambda value: value in ENDINGS
-        elif name == "status":
-            expected, check = "an HTTP status", _is_http_status
-        elif name.endswith("_sha256"):
-            expected, check = "64 hex digits", _matches(_SHA256)
-        if check is not None and not check(value):
-            raise FormatError(
-                f"member `{name}` is not valid",
-                where,
-                expected=expected,
-                found=_show(json.dumps(value)),
-            )
+        rule = _MEMBERS.get(name)
+        if name == "status":
+            rule = _ENDING if kind == "settle" else _STATUS
+        elif rule is None and name.endswith("_sha256"):
+            rule = _DIGEST
+        if rule is not None and not rule[1](value):
+            found = _show(json.dumps(value))
+            raise FormatError(f"member `{name}` is not valid", where, expected=rule[0], found=found)
     return entry
 
 

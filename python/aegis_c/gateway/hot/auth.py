@@ -98,7 +98,7 @@ def source_of(scope: Scope) -> str:
 def _is_local(scope: Scope) -> bool:
     """True for a peer on this machine: loopback, or a Unix socket (no address)."""
     client = scope.get("client")
-    if client is None:
+    if client is None or client[0] in ("127.0.0.1", "::1"):
         return True
     try:
         address = ipaddress.ip_address(client[0].partition("%")[0])

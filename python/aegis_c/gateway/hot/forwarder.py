@@ -157,7 +157,11 @@ class Forwarder:
         return await self._plain(call, status, media, headers, reply, send)
 
     def _request(self, call: Call, head: Head, body: bytes) -> bytes:
-        """The request's head: rebuilt, never copied; the body's length is the one that was read."""
+        """The request's head: rebuilt, never copied; the length is that of the body we read.
+
+        Of the caller's headers only those of the body, `openai-beta` and `idempotency-key` go
+        upstream. Whose account pays (authorization, organization, project) is the settings' say.
+        """
         lines = [
             self._head,
             b"content-type: ",
@@ -348,7 +352,10 @@ class Forwarder:
         else:
             telling = bool(reply)
         if telling or self._analyse_all:
-            self._background.spawn(partial(self._run_analysis, call, index, reply))
+            try:
+                self._background.spawn(partial(self._run_analysis, call, index, reply))
+            except RuntimeError:  # a straggler: the queue has been drained for the shutdown
+                log.warning("call %s: not analysed: the gateway is shutting down", call.id)
 
     async def _run_analysis(self, call: Call, index: int, reply: bytes | list[bytes]) -> None:
         """A background job: an analysis with nothing found is recorded only when asked for."""

@@ -44,6 +44,7 @@ class Head:
         "content_type",
         "gzip",
         "idempotency_key",
+        "request_id",
         "session",
     )
 
@@ -57,6 +58,7 @@ class Head:
         self.content_type: bytes | None = None
         self.gzip = False
         self.idempotency_key: bytes | None = None
+        self.request_id: bytes | None = None
         self.session: bytes | None = None
 
 
@@ -68,6 +70,7 @@ _KEPT = {
     b"content-encoding": "content_encoding",
     b"content-type": "content_type",
     b"idempotency-key": "idempotency_key",
+    b"x-request-id": "request_id",
     b"aegis-session": "session",
 }
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host"})

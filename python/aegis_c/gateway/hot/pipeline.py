@@ -107,7 +107,7 @@ class Governed:
                 raise method_not_allowed(scope["method"], self._endpoint, "POST")
             guard = self._guard
             head = guard.head(scope)
-            call.client_id = head.client_id
+            call.client_id = head.client_id or head.request_id
             call.session = head.session
             call.principal = self._auth.identify(head.authorization, scope)
             guard.body_headers(head)

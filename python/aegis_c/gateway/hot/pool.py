@@ -17,7 +17,7 @@ import re
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -30,7 +30,7 @@ HEAD_LIMIT: Final = 64 << 10  # bytes of a reply's head
 FIELD_LIMIT: Final = 200  # header fields of a reply
 BUFFER_HIGH: Final = 256 << 10  # unread body bytes above which reading is paused
 KEEP_IDLE: Final = 30.0  # seconds a connection is kept without use
-SLOW_AFTER: Final = 0.25  # seconds without a reply's head after which `on_slow` is called
+SLOW_AFTER: Final = 0.25  # seconds without a complete reply after which `on_slow` is called
 
 _UNSAFE = re.compile(rb"[\r\n\0]")
 
@@ -249,13 +249,12 @@ class Connection(asyncio.Protocol):
             return
         elif now > self._deadline:
             self.fail(UpstreamTimeout(f"no complete reply within {pool.total_timeout:g} s"))
-        elif not self._head_done:
-            if now - self._sent > pool.first_byte_timeout:
-                self.fail(UpstreamTimeout(f"no reply within {pool.first_byte_timeout:g} s"))
-            elif self.on_slow is not None and now - self._sent > SLOW_AFTER:
-                on_slow, self.on_slow = self.on_slow, None
-                on_slow()
-        elif self._waiter is not None and now - self._last > pool.idle_timeout:
+        elif not self._head_done and now - self._sent > pool.first_byte_timeout:
+            self.fail(UpstreamTimeout(f"no reply within {pool.first_byte_timeout:g} s"))
+        elif self.on_slow is not None and now - self._sent > SLOW_AFTER:
+            on_slow, self.on_slow = self.on_slow, None
+            on_slow()
+        elif self._head_done and self._waiter is not None and now - self._last > pool.idle_timeout:
             self.fail(UpstreamTimeout(f"nothing more within {pool.idle_timeout:g} s"))
 
     def idle_since(self) -> float:
@@ -274,8 +273,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the interface of asyncio.Transport, but not as a base class.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a reply; on an idle connection they belong to nothing and end it."""

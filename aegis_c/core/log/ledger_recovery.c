@@ -1,0 +1,236 @@
+/* Recovery of a ledger: the tree at the low-water mark, the rest out of the log, all of
+ * it held against both copies of the last signed checkpoint. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "log/ledger_state.h"
+
+struct signed_state {
+    char path[PATH_MAX];
+    char note[AG_CHECKPOINT_MAX];
+    size_t n; /* 0: there is none */
+    uint64_t size;
+    uint8_t root[AG_HASH_SIZE];
+};
+
+/* The private copy is written first, so it is the newer one, or they are equal. */
+struct recovery {
+    struct ag_ledger *ledger;
+    struct signed_state private_copy, public_copy;
+};
+
+static int
+read_signed(struct ag_ledger *ledger, struct signed_state *state, struct ag_error *err)
+{
+    uint8_t *text = NULL;
+    size_t n = 0;
+    int status =
+        ag_io_read_file(ledger->io, state->path, AG_CHECKPOINT_MAX - 1, &text, &n, err);
+    if (status == AG_ENOTFOUND) {
+        return AG_OK;
+    }
+    if (status != AG_OK) {
+        return status;
+    }
+    status = ag_checkpoint_open(ledger->signer, (const char *)text, n, &state->size,
+                                state->root, err);
+    if (status == AG_OK) {
+        memcpy(state->note, text, n + 1);
+        state->n = n;
+    } else {
+        ag_error_file(err, state->path, AG_NO_POSITION);
+        ag_error_advice(err, "Restore the file from a copy; it is never overwritten.");
+    }
+    ag_free(text);
+    return status;
+}
+
+static int
+refuse_rollback(const struct signed_state *state, uint64_t size, struct ag_error *err)
+{
+    char expected[48], found[48];
+    if (state->n == 0 || state->size <= size) {
+        return AG_OK;
+    }
+    (void)snprintf(expected, sizeof(expected), "%" PRIu64 " entries", state->size);
+    (void)snprintf(found, sizeof(found), "%" PRIu64, size);
+    int status = ag_fail(err, AG_EROLLBACK, "log is older than its signed checkpoint");
+    ag_error_file(err, state->path, AG_NO_POSITION);
+    ag_error_pair(err, expected, found);
+    ag_error_advice(err, "Restore the newer log; what was signed must not vanish.");
+    return status;
+}
+
+/* When the tree has just the size that was signed: its root must be the signed one. */
+static int
+compare_with(struct ag_ledger *ledger, const struct signed_state *state,
+             struct ag_error *err)
+{
+    uint8_t root[AG_HASH_SIZE];
+    if (state->n == 0 || ledger->frontier.size != state->size) {
+        return AG_OK;
+    }
+    int status = ag_ledger_frontier_root(ledger, root, err);
+    if (status == AG_OK && memcmp(root, state->root, AG_HASH_SIZE) != 0) {
+        status = ag_fail(err, AG_EROLLBACK, "log differs from what was signed");
+        ag_error_file(err, state->path, AG_NO_POSITION);
+        ag_error_index(err, state->size);
+        ag_error_advice(err,
+                        "The log was exchanged: restore the one that belongs to this "
+                        "checkpoint.");
+    }
+    return status == AG_OK ? ag_ledger_write_partials(ledger, true, err) : status;
+}
+
+static int
+compare_with_signed(const struct recovery *r, struct ag_error *err)
+{
+    int status = compare_with(r->ledger, &r->public_copy, err);
+    return status == AG_OK ? compare_with(r->ledger, &r->private_copy, err) : status;
+}
+
+/* The tree at the low-water mark, whose files are synced: loaded, and checked against
+ * the root that the mark carries. */
+static int
+load_marked(const struct recovery *r, struct ag_error *err)
+{
+    struct ag_ledger *ledger = r->ledger;
+    uint8_t marked[AG_HASH_SIZE], root[AG_HASH_SIZE];
+    uint64_t size = 0;
+    int status = ag_ledger_read_mark(ledger, &size, marked, err);
+    if (status != AG_OK || size == 0) {
+        return status;
+    }
+    ledger->low_water = size;
+    if (r->private_copy.size < size) {
+        status = ag_fail(err, AG_EROLLBACK,
+                         "signed checkpoint is older than the log's own mark");
+        ag_error_file(err, r->private_copy.path, AG_NO_POSITION);
+        ag_error_index(err, size);
+        ag_error_advice(err, "Restore the newest copy of that file.");
+        return status;
+    }
+    status = ag_ledger_load_tree(ledger, size, err);
+    if (status == AG_OK) {
+        status = ag_ledger_frontier_root(ledger, root, err);
+    }
+    if (status == AG_OK && memcmp(root, marked, AG_HASH_SIZE) != 0) {
+        status = ag_fail(err, AG_ECORRUPT, "tiles differ from the root at the mark");
+        ag_error_file(err, ledger->store.root, AG_NO_POSITION);
+        ag_error_index(err, size);
+        ag_error_advice(err,
+                        "Run `aegis-c ledger fsck` and restore the file it names.");
+    }
+    return status == AG_OK ? compare_with_signed(r, err) : status;
+}
+
+/* Integrates the entries from the mark up to `size` out of the log. */
+static int
+replay(const struct recovery *r, uint64_t size, struct ag_error *err)
+{
+    struct ag_ledger *ledger = r->ledger;
+    struct ag_wal_cursor *cursor = NULL;
+    int status = ag_wal_cursor_open(ledger->wal, ledger->low_water + 1, &cursor, err);
+    while (status == AG_OK && ledger->frontier.size < size) {
+        uint64_t seq = 0;
+        const uint8_t *entry = NULL;
+        uint32_t n = 0;
+        int got = ag_wal_cursor_next(cursor, size, &seq, &entry, &n, err);
+        if (got <= 0) {
+            status = got < 0 ? got : ag_fail(err, AG_ECORRUPT, "the log ends early");
+            break;
+        }
+        status = ag_ledger_integrate(ledger, entry, n, true, err);
+        if (status == AG_OK) {
+            status = compare_with_signed(r, err);
+        }
+    }
+    ag_wal_cursor_close(cursor);
+    return status;
+}
+
+static int
+open_wal(struct ag_ledger *ledger, const struct ag_ledger_options *options,
+         struct ag_error *err)
+{
+    char path[PATH_MAX];
+    const struct ag_wal_options wal = {
+        .io = ledger->io,
+        .archive = ledger->archive,
+        .segment_bytes = options->segment_bytes,
+        .ring_bytes = options->ring_bytes,
+        .max_delay_us = options->max_delay_us,
+        .notify = ag_ledger_on_durable,
+        .notify_ctx = ledger,
+    };
+    int status = ag_ledger_private_path(ledger, "archive", ledger->archive, err);
+    if (status == AG_OK) {
+        status = ag_ledger_private_path(ledger, "wal", path, err);
+    }
+    return status == AG_OK ? ag_wal_open(path, &wal, &ledger->wal, err) : status;
+}
+
+/* Sets every counter to what was recovered. */
+static int
+adopt(const struct recovery *r, uint64_t size, struct ag_error *err)
+{
+    struct ag_ledger *ledger = r->ledger;
+    const struct signed_state *newest = r->private_copy.size >= r->public_copy.size
+                                            ? &r->private_copy
+                                            : &r->public_copy;
+    for (int stage = 0; stage < AG_STAGES; stage++) {
+        atomic_store(&ledger->stage_size[stage], size);
+    }
+    atomic_store(&ledger->stage_size[AG_PUBLISHED], newest->size);
+    ledger->submitted = size;
+    ledger->stats.replayed = size - ledger->low_water;
+    int status = AG_OK;
+    if (newest->n > 0) {
+        memcpy(ledger->checkpoint, newest->note, newest->n + 1);
+        ledger->checkpoint_n = newest->n;
+        ledger->checkpoint_size = newest->size;
+        memcpy(ledger->checkpoint_root, newest->root, AG_HASH_SIZE);
+        status =
+            ag_store_ensure(&ledger->store, "checkpoint", newest->note, newest->n, err);
+    }
+    ledger->stats.rewritten = ledger->store.rewritten;
+    return status;
+}
+
+int
+ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *options,
+                  struct ag_error *err)
+{
+    struct recovery r;
+    memset(&r, 0, sizeof(r));
+    r.ledger = ledger;
+    int status = ag_ledger_private_path(ledger, "checkpoint", r.private_copy.path, err);
+    (void)snprintf(r.public_copy.path, sizeof(r.public_copy.path), "%s/checkpoint",
+                   ledger->store.root);
+    if (status == AG_OK) {
+        status = read_signed(ledger, &r.private_copy, err);
+    }
+    if (status == AG_OK) {
+        status = read_signed(ledger, &r.public_copy, err);
+    }
+    if (status == AG_OK) {
+        status = open_wal(ledger, options, err);
+    }
+    if (status != AG_OK) {
+        return status;
+    }
+    uint64_t size = ag_wal_durable(ledger->wal);
+    status = refuse_rollback(&r.private_copy, size, err);
+    if (status == AG_OK) {
+        status = refuse_rollback(&r.public_copy, size, err);
+    }
+    if (status == AG_OK) {
+        status = load_marked(&r, err);
+    }
+    if (status == AG_OK) {
+        status = replay(&r, size, err);
+    }
+    return status == AG_OK ? adopt(&r, size, err) : status;
+}

@@ -1,0 +1,266 @@
+"""Results as Markdown: no number is typed by hand.
+
+    python -m benchmarks.report [RESULTS.json ...] [--into FILE ...]
+
+Reads the JSON of `pytest --benchmark-json` and of `python -m benchmarks.gateway --json`, in any
+number and order, and prints every table. With --into, the text between
+``<!-- results: NAME -->`` and ``<!-- end -->`` in a file is replaced by that table (NAME `all`: by
+every one of them), so a table of the README is made again by running this again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+_BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_OWN = {"row", "baseline", "against", "calls", "figures_only"}  # the rest are columns
+_TARGETS = {
+    "direct": "direct to the upstream",
+    "bare": "bare ASGI app, constant reply, no upstream",
+    "passthrough": "bare ASGI app + own upstream client",
+    "governed": "**Aegis, every stage on**",
+    "naive": "FastAPI + httpx + json/hmac record",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("results", nargs="+", type=Path, help="JSON files")
+    parser.add_argument("--into", action="append", default=[], type=Path, help="files to fill")
+    options = parser.parse_args(arguments)
+    tables: dict[str, str] = {}
+    for path in options.results:
+        results = json.loads(path.read_text())
+        tables |= gateway_results(results) if "form" in results else pytest_results(results)
+    tables["all"] = "\n".join(tables.values())
+    if not options.into:
+        print(tables["all"])
+    for path in options.into:
+        text = path.read_text()
+        unknown = [name for _, name, _ in _BLOCK.findall(text) if name not in tables]
+        if unknown:
+            print(f"{path}: no results named {unknown}; there are {list(tables)}", file=sys.stderr)
+            return 2
+        path.write_text(_BLOCK.sub(lambda m: m[1] + "\n" + tables[m[2]] + "\n" + m[3], text))
+    return 0
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """What was measured, and on what."""
+    virtual = ", virtual machine" if machine["virtual"] else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores{virtual}, {machine['memory_gib']} GiB, "
+        f"{machine['filesystem']}, Linux {machine['kernel']}, {machine['python']}, "
+        f"aegis-c {machine['aegis']} at {machine['commit'] or 'no commit'}, "
+        f"SHA-256 {machine['sha256']}; load average before: {machine['load_before']}.\n"
+    )
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [
+        f"### {title}\n",
+        "| " + " | ".join(header) + " |",
+        "|---" + "|--:" * (len(header) - 1) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# ---- pytest-benchmark --------------------------------------------------------------------
+
+
+def pytest_results(results: dict[str, Any]) -> dict[str, str]:
+    """Tables by the name of their group, and ``machine``."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for bench in results["benchmarks"]:
+        groups.setdefault(bench["group"] or bench["fullname"].partition("::")[0], []).append(bench)
+    tables = {"machine": machine_line(results["machine_info"])}
+    return tables | {group: _group_table(group, rows) for group, rows in groups.items()}
+
+
+def _group_table(group: str, benches: list[dict[str, Any]]) -> str:
+    infos = [bench["extra_info"] for bench in benches]
+    columns = list(dict.fromkeys(name for info in infos for name in info if name not in _OWN))
+    timed = not all(info.get("figures_only") for info in infos)
+    tails = any("p99" in bench["stats"] for bench in benches)
+    baselines = {
+        info.get("against"): _per_call(bench)
+        for bench, info in zip(benches, infos, strict=True)
+        if info.get("baseline")
+    }
+    header = [""]
+    if timed:
+        header += ["median", *(["p99"] if tails else []), "per second"]
+        header += ["speed against Python"] if baselines else []
+    rows = []
+    for bench, info in zip(benches, infos, strict=True):
+        row = [info.get("row", bench["name"].removeprefix("test_"))]
+        if timed:
+            each = _per_call(bench)
+            row += [_duration(each)]
+            row += [_duration(bench["stats"]["p99"]) if "p99" in bench["stats"] else ""] * tails
+            row += [f"{1 / each:,.0f}" if each < 0.01 else f"{1 / each:.3g}"]
+            if baselines:
+                row += [_speed(baselines.get(info.get("against")), each, info)]
+        rows.append(row + [_figure(info.get(name)) for name in columns])
+    return table(group, header + [name.replace("_", " ") for name in columns], rows)
+
+
+def _per_call(bench: dict[str, Any]) -> float:
+    median: float = bench["stats"]["median"]
+    return median / int(bench["extra_info"].get("calls", 1))
+
+
+def _speed(baseline: float | None, each: float, info: dict[str, Any]) -> str:
+    if info.get("baseline"):
+        return "1"
+    if baseline is None:
+        return ""
+    ratio = baseline / each
+    return f"{ratio:.2g} (Python wins)" if ratio < 0.95 else f"{ratio:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    """Three significant digits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value or "")
+
+
+# ---- the gateway -------------------------------------------------------------------------
+
+
+def gateway_tables(results: dict[str, Any]) -> str:
+    """Every table of the gateway harness, one below the other."""
+    return "\n".join(gateway_results(results).values())
+
+
+def gateway_results(results: dict[str, Any]) -> dict[str, str]:
+    """Tables by name."""
+    return {
+        "gateway machine": f"{results['form']} form. " + machine_line(results["machine"]),
+        "gateway calls": _calls(results["calls"]),
+        "gateway latency": _latency(results["calls"]),
+        "gateway ratios": _ratios(results),
+        "gateway streams": _streams(results["streams"]),
+        "gateway health": _health(results["health"]),
+        "gateway memory": _memory(results["memory"]),
+    }
+
+
+def _by_target(rows: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["target"], {})[row["connections"]] = row
+    return found
+
+
+def _calls(rows: list[dict[str, Any]]) -> str:
+    found = _by_target(rows)
+    counts = sorted(found["direct"])
+    header = [
+        "",
+        *(f"requests/s, c={c}" for c in counts),
+        *(f"CPU us a call, c={c}" for c in counts),
+    ]
+    header += ["of it outside the event loop's thread, c=8"]
+    lines = []
+    for name, runs in found.items():
+        line = [_TARGETS[name], *(f"{runs[c]['rps']:,.0f}" for c in counts)]
+        if name == "direct":
+            line += [""] * (len(counts) + 1)
+        else:
+            line += [f"{runs[c]['cpu_us']:,.0f}" for c in counts]
+            line += [f"{max(0.0, runs[8]['cpu_us'] - runs[8]['loop_cpu_us']):,.0f}"]
+        lines.append(line)
+    return table("One plain call: throughput and CPU of the gateway's process", header, lines)
+
+
+def _latency(rows: list[dict[str, Any]]) -> str:
+    found = _by_target(rows)
+    counts = sorted(found["direct"])
+    lines = [
+        [_TARGETS["direct"]]
+        + [f"{found['direct'][c][f'total_{q}']:,.0f}" for c in counts for q in ("p50", "p99")]
+    ]
+    for name, runs in found.items():
+        if name not in ("direct", "bare"):
+            direct = found["direct"]
+            added = [runs[c][q] - direct[c][q] for c in counts for q in ("total_p50", "total_p99")]
+            lines.append([_TARGETS[name] + ", added", *(f"{us:,.0f}" for us in added)])
+    header = ["us", *(f"{q}, c={c}" for c in counts for q in ("p50", "p99"))]
+    return table("One plain call: latency, and what a gateway adds to it", header, lines)
+
+
+def _ratios(results: dict[str, Any]) -> str:
+    lines = []
+    for title, rows in (("CPU-bound", results["calls"]), ("20 ms upstream", results["delayed"])):
+        found = _by_target(rows)
+        for c, governed in found["governed"].items():
+            plain = found["passthrough"][c]
+            line = [f"{title}, c={c}", f"{plain['rps']:,.0f}", f"{governed['rps']:,.0f}"]
+            line += [f"{governed['rps'] / plain['rps']:.2f}"]
+            lines.append([*line, f"{plain['cpu_us'] / governed['cpu_us']:.2f}"])
+    header = ["", "pass-through, requests/s", "governed, requests/s", "ratio", "by CPU a call"]
+    return table("Governed against plain", header, lines)
+
+
+def _streams(rows: list[dict[str, Any]]) -> str:
+    found = _by_target(rows)
+    lines = []
+    for name, runs in found.items():
+        for c, run in runs.items():
+            line = [f"{_TARGETS[name]}, {c} streams"]
+            for q in ("first_p50", "first_p99"):
+                added = 0.0 if name == "direct" else found["direct"][c][q]
+                line.append(f"{(run[q] - added) / 1000:,.2f}")
+            cpu = (
+                "" if name == "direct" else f"{run['cpu_us'] * run['requests'] / run['events']:.1f}"
+            )
+            lines.append([*line, cpu])
+    header = ["", "first event p50, ms (added)", "p99, ms (added)", "CPU us an event"]
+    return table("Streams of 32 events, one every 20 ms, all at once", header, lines)
+
+
+def _health(rows: list[dict[str, Any]]) -> str:
+    found = _by_target(rows)
+    lines = []
+    for name, runs in found.items():
+        best = max(run["rps"] for run in runs.values())
+        line = [f"{run['rps']:,.0f} ({run['rps'] / best:.2f})" for run in runs.values()]
+        lines.append([_TARGETS[name], *line])
+    header = ["", *(f"c={c}" for c in sorted(found["governed"]))]
+    return table("/health: requests/s (share of the best)", header, lines)
+
+
+def _memory(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        [
+            _TARGETS[row["target"]],
+            f"{row['idle_mib']:,.0f}",
+            f"{row['after_mib']:,.0f}",
+            "" if row["ready_ms"] is None else f"{row['ready_ms']:,}",
+        ]
+        for row in rows
+    ]
+    return table(
+        "Memory and start", ["", "RSS idle, MiB", "RSS after, MiB", "start to /ready, ms"], lines
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

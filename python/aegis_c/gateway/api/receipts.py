@@ -1,0 +1,111 @@
+"""Receipts: what a caller keeps to prove a call (forms in docs/formats.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+
+from aegis_c import Ledger, LedgerError
+from aegis_c.ledger.receipts import build_receipt
+
+if TYPE_CHECKING:
+    from aegis_c.gateway.hot.auth import Principal
+    from aegis_c.gateway.runtime import Runtime
+
+_WAIT_SECONDS = 20.0
+"""How long `?wait=1` waits for a checkpoint; one is made within 10 s even when nobody asks."""
+_REFUSAL_STEP = 0.02
+"""Seconds: a 404 goes out at the next multiple of this after the request came in, so that its
+time does not tell an id that exists from one that does not."""
+
+_HEADERS = {"cache-control": "no-store", "vary": "authorization, accept"}
+
+Kind = Literal["call", "intent", "settle", "rejection", "analysis", "admin"]
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """Routes over `runtime`."""
+    routes = APIRouter(prefix="/v1", tags=["receipts"])
+
+    @routes.get("/receipts/{request_id}", response_class=Response)
+    async def receipt(
+        request: Request,
+        request_id: str,
+        wait: Annotated[bool, Query(description="Wait until a checkpoint covers it.")] = False,
+        kind: Annotated[Kind | None, Query(description="Only entries of this kind.")] = None,
+    ) -> Response:
+        """All entries of one request with their proofs, as JSON; or, for `Accept: text/plain`,
+        the tlog-proof of its first entry. For the key or tenant that made the call."""
+        arrived = asyncio.get_running_loop().time()
+        principal = runtime.identify(request)
+        ledger = runtime.ledger
+        native = ledger.native
+        try:
+            # For every id alike: all that was submitted until now becomes readable.
+            if len(native):
+                await ledger.integrated(len(native) - 1)
+        except LedgerError:
+            pass  # poisoned: what was integrated before can still be proven
+        readable = native.integrated_size
+        indices = [i for i in ledger.index.indices(request_id) if i < readable]
+        entries = await asyncio.to_thread(_read, native, indices)
+        indices = [i for i, entry in entries if kind in (None, entry["kind"])]
+        if not indices or not _may_read(principal, entries[0][1]):
+            await _until_next_step(arrived)
+            raise HTTPException(404, "There is no receipt of that id for this key.", _HEADERS)
+        if wait:
+            try:
+                await asyncio.wait_for(ledger.published(indices[-1]), _WAIT_SECONDS)
+            except (LedgerError, TimeoutError):
+                pass  # the receipt says of each entry how far it got
+        if _wants_text(request.headers.get("accept", "")):
+            return await _proof(native, indices[0])
+        body = await asyncio.to_thread(build_receipt, native, request_id, indices)
+        return Response(json.dumps(body), 200, _HEADERS, media_type="application/json")
+
+    return routes
+
+
+def _read(native: Ledger, indices: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
+    return [(index, json.loads(native.entry(index))) for index in indices]
+
+
+def _may_read(principal: Principal, entry: dict[str, Any]) -> bool:
+    """`entry` is the request's first; all entries of a request are of one key."""
+    return (
+        principal.has("admin")
+        or entry.get("tenant") == principal.tenant
+        or entry.get("key") == principal.key
+    )
+
+
+async def _until_next_step(arrived: float) -> None:
+    passed = asyncio.get_running_loop().time() - arrived
+    await asyncio.sleep(_REFUSAL_STEP - passed % _REFUSAL_STEP)
+
+
+def _wants_text(accept: str) -> bool:
+    """Whether `text/plain` stands before any media type that JSON would satisfy."""
+    for item in accept.split(","):
+        name = item.partition(";")[0].strip().lower()
+        if name in ("application/json", "application/*", "*/*"):
+            return False
+        if name in ("text/plain", "text/*"):
+            return True
+    return False
+
+
+async def _proof(native: Ledger, index: int) -> Response:
+    try:
+        text = await asyncio.to_thread(native.receipt, index)
+    except LedgerError:
+        raise HTTPException(
+            409,
+            "No signed checkpoint covers this entry yet. Ask again with ?wait=1.",
+            {**_HEADERS, "retry-after": "1"},
+        ) from None
+    return Response(text, 200, _HEADERS, media_type="text/plain; charset=utf-8")

@@ -1,0 +1,68 @@
+"""`./dev fuzz`: libFuzzer with ASan and UBSan on every target here, `--seconds S` each (60).
+
+Needs clang with its sanitizer runtime. A crash is written to build/native/; put the input into
+tests/fuzz/corpus/<target>/ together with the fix: the suite runs those files without a fuzzer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+import wal_native as native  # noqa: E402
+
+SANITIZE = ("-g", "-O1", "-fno-sanitize-recover=all")
+
+
+def targets() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("fuzz_*.c"))
+
+
+def corpus(target: str) -> list[Path]:
+    return sorted(p for p in (FOLDER / "corpus" / target).glob("*") if p.is_file())
+
+
+def regression(target: str) -> Path:
+    """The target with the plain driver, under the sanitizers of the usual compiler."""
+    sources = [f"tests/fuzz/{target}.c", "tests/fuzz/driver.c"]
+    return native.build(target, sources, *SANITIZE, "-fsanitize=address,undefined")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("target", nargs="*", choices=[[], *targets()])
+    arguments = parser.parse_args()
+    clang = next((c for c in ("clang", "clang-19", "clang-14") if shutil.which(c)), None)
+    if clang is None:
+        print("fuzz: no clang (sudo apt-get install clang libclang-rt-14-dev)", file=sys.stderr)
+        return 2
+    failed = 0
+    for target in arguments.target or targets():
+        program = native.build(
+            f"{target}-libfuzzer", [f"tests/fuzz/{target}.c"], *SANITIZE,
+            "-fsanitize=fuzzer,address,undefined", cc=[clang],
+        )  # fmt: skip
+        work = native.ROOT / "build" / "native" / f"corpus-{target}"
+        work.mkdir(exist_ok=True)
+        command = [str(program), f"-max_total_time={arguments.seconds}", "-print_final_stats=1",
+                   "-max_len=8192", f"-artifact_prefix={work.parent}/", str(work)]  # fmt: skip
+        if corpus(target):
+            command.append(str(FOLDER / "corpus" / target))
+        done = subprocess.run(command, capture_output=True, text=True)
+        tail = [line for line in done.stderr.splitlines() if "stat::" in line or "ERROR" in line]
+        print(f"{target}: {'ok' if done.returncode == 0 else 'FAILED'}")
+        print("\n".join(f"  {line}" for line in tail[:3]))
+        if done.returncode != 0:
+            print(done.stderr[-3000:])
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

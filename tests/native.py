@@ -1,0 +1,239 @@
+"""What the tests of the native types share: one working example of every public call."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import aegis_c
+
+SECRET = b"s" * 32
+
+
+def entry_meta(n: int = 0) -> bytes:
+    """A small entry with an id."""
+    return json.dumps({"v": 1, "id": str(uuid.UUID(int=n + 1)), "n": n}).encode()
+
+
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+def heap_bytes() -> int:
+    """Bytes in use on the C heap (glibc's mallinfo2)."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Mallinfo2
+    info = libc.mallinfo2()
+    return int(info.uordblks + info.hblkhd)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def running_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def held() -> tuple[int, int, int, int]:
+    """(Python's memory blocks, C heap bytes, descriptors, threads) in use."""
+    gc.collect()
+    return sys.getallocatedblocks(), heap_bytes(), open_descriptors(), running_threads()
+
+
+def check_no_leak(
+    call: Callable[[], object], times: int = 300, settle: Callable[[], object] = lambda: None
+) -> None:
+    """Calls `call` many times; what is held afterwards must not grow with the number.
+
+    A leak adds at least one block of 16 bytes, a descriptor or a thread with every call. Caches
+    may grow in the first rounds, so one of five rounds has to stay below half a block per call.
+    `settle` waits for native threads.
+    """
+    for _ in range(times):
+        call()
+    for _ in range(5):
+        settle()
+        before = held()
+        for _ in range(times):
+            call()
+        settle()
+        grown = [new - old for new, old in zip(held(), before, strict=True)]
+        if grown[0] < times // 2 and grown[1] < times * 8 and grown[2] <= 0 and grown[3] <= 0:
+            return
+    raise AssertionError(
+        f"{times} more calls hold {grown[0]} more blocks, {grown[1]} more bytes of the C heap, "
+        f"{grown[2]} more descriptors, {grown[3]} more threads"
+    )
+
+
+def ignore(error: type[BaseException], call: Callable[[], object]) -> Callable[[], object]:
+    """The call, which must raise `error`."""
+
+    def run() -> None:
+        try:
+            call()
+        except error:
+            return
+        raise AssertionError(f"{error.__name__} was not raised")
+
+    return run
+
+
+def commitment_calls() -> dict[str, Callable[[], object]]:
+    """Every method of Commitment, good and bad arguments."""
+    identity = str(uuid.UUID(int=7))
+
+    def make() -> aegis_c.Commitment:
+        return aegis_c.Commitment(SECRET, identity, "request")
+
+    def whole() -> None:
+        c = make()
+        c.update(b"a" * 5000)
+        c.update(bytearray(b"b" * 20000))
+        c.update(memoryview(b"c"))
+        c.finish()
+        c.finish()
+        assert len(c.salt) == 32
+        ignore(ValueError, lambda: c.update(b"x"))()
+
+    return {
+        "whole": whole,
+        "id as bytes": lambda: aegis_c.Commitment(SECRET, b"i" * 16, "response"),
+        "bad id": ignore(ValueError, lambda: aegis_c.Commitment(SECRET, "no", "request")),
+        "bad role": ignore(
+            ValueError,
+            lambda: aegis_c.Commitment(SECRET, identity, "both"),  # type: ignore[arg-type]
+        ),
+        "empty secret": ignore(ValueError, lambda: aegis_c.Commitment(b"", identity, "request")),
+        "no buffer": ignore(TypeError, lambda: make().update("text")),  # type: ignore[arg-type]
+        "detached": lambda: make().update(b"d" * 100_000),
+    }
+
+
+def ledger_calls(ledger: aegis_c.Ledger) -> dict[str, Callable[[], object]]:
+    """Every method of Ledger, good and bad arguments. Expects published entries."""
+    identity = str(uuid.UUID(int=9))
+    last = len(ledger) - 1
+    far = 1 << 62
+
+    def submit_finished() -> None:
+        c = ledger.commitment(identity, "request")
+        c.update(b"body")
+        ledger.submit(entry_meta(), c)
+
+    return {
+        "submit": lambda: ledger.submit(entry_meta()),
+        "submit bodies": lambda: ledger.submit(entry_meta(), b"q" * 100, b"r" * 100),
+        "submit detached": lambda: ledger.submit(entry_meta(), b"q" * 100_000, secret=SECRET),
+        "submit finished": submit_finished,
+        "submit no object": ignore(ValueError, lambda: ledger.submit(b"[]")),
+        "submit no id": ignore(ValueError, lambda: ledger.submit(b'{"v":1}', b"body")),
+        "submit too large": ignore(
+            aegis_c.LedgerError, lambda: ledger.submit(b'{"a":"' + b"x" * 70_000 + b'"}')
+        ),
+        "submit str": ignore(TypeError, lambda: ledger.submit("{}")),  # type: ignore[arg-type]
+        "submit bad body": ignore(TypeError, lambda: ledger.submit(b"{}", 7)),  # type: ignore[arg-type]
+        "submit keyword": ignore(
+            TypeError,
+            lambda: ledger.submit(b"{}", other=7),  # type: ignore[call-arg]
+        ),
+        "commitment": lambda: ledger.commitment(identity, "response", secret=SECRET),
+        "salt": lambda: ledger.salt(identity, "request"),
+        "salt bad role": ignore(
+            ValueError,
+            lambda: ledger.salt(identity, "x"),  # type: ignore[arg-type]
+        ),
+        "want": lambda: ledger.want(last, "published"),
+        "want beyond": ignore(IndexError, lambda: ledger.want(far)),
+        "want bad state": ignore(
+            ValueError,
+            lambda: ledger.want(0, "gone"),  # type: ignore[arg-type]
+        ),
+        "wait": lambda: ledger.wait(last, "published", 10),
+        "wait beyond": ignore(IndexError, lambda: ledger.wait(far, timeout=0)),
+        "wait bad timeout": ignore(ValueError, lambda: ledger.wait(0, timeout=-1)),
+        "drain": ledger.drain,
+        "fileno": ledger.fileno,
+        "room": ledger.room,
+        "entry": lambda: ledger.entry(last),
+        "entry of a bundle": lambda: ledger.entry(0),
+        "entry beyond": ignore(IndexError, lambda: ledger.entry(far)),
+        "entry negative": ignore(OverflowError, lambda: ledger.entry(-1)),
+        "checkpoint": ledger.checkpoint,
+        "root": ledger.root,
+        "root beyond": ignore(IndexError, lambda: ledger.root(far)),
+        "inclusion_proof": lambda: ledger.inclusion_proof(3, 200),
+        "inclusion_proof beyond": ignore(IndexError, lambda: ledger.inclusion_proof(9, 9)),
+        "consistency_proof": lambda: ledger.consistency_proof(100, 200),
+        "consistency_proof beyond": ignore(IndexError, lambda: ledger.consistency_proof(5, 4)),
+        "receipt": lambda: ledger.receipt(5),
+        "receipt beyond": ignore(IndexError, lambda: ledger.receipt(far)),
+        "stats": ledger.stats,
+        "len": lambda: len(ledger),
+        "properties": lambda: (
+            ledger.size,
+            ledger.durable_size,
+            ledger.integrated_size,
+            ledger.published_size,
+            ledger.origin,
+            ledger.vkey,
+            ledger.path,
+            ledger.poisoned,
+        ),
+    }
+
+
+def filled_ledger(folder: Path, entries: int = 300) -> aegis_c.Ledger:
+    """A ledger with published entries."""
+    ledger = aegis_c.Ledger(
+        folder / "ledger" / "w0", publish_gap_us=1000, segment_bytes=1 << 20
+    )
+    for n in range(entries):
+        ledger.submit(entry_meta(n), b"request", b"response")
+    ledger.wait(entries - 1, "published", 30)
+    return ledger
+
+
+def counts_while(call: Callable[[], object]) -> int:
+    """How far another Python thread counts while `call` runs: 0 if the call keeps the GIL."""
+    count = 0
+    stop = False
+
+    def work() -> None:
+        nonlocal count
+        while not stop:
+            count += 1
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        while count == 0:
+            pass
+        before = count
+        call()
+        return count - before
+    finally:
+        stop = True
+        worker.join()

@@ -1,0 +1,108 @@
+"""The benchmarks still run: every file once without timing, the gateway harness with few calls.
+
+No figure is judged here: what is fast enough is said in benchmarks/README.md, beside a machine.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CALLS = 200
+
+
+def _start(*command: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _ended(process: subprocess.Popen[str]) -> str:
+    """What a process said that must have succeeded."""
+    said, _ = process.communicate(timeout=80)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with gateway.json, pytest.json and said.txt, of short runs side by side."""
+    folder: Path = tmp_path_factory.mktemp("results")
+    timed = ("benchmarks/test_boundary.py", "-k", "len", "--benchmark-only")
+    with (
+        _start("pytest", "benchmarks", "--benchmark-disable", "-q") as once,
+        _start(
+            "benchmarks.gateway", "--calls", str(CALLS), "--json", folder / "gateway.json"
+        ) as gw,
+        _start("pytest", *timed, f"--benchmark-json={folder / 'pytest.json'}") as short,
+    ):
+        try:
+            (folder / "said.txt").write_text(_ended(once))
+            _ended(gw)
+            _ended(short)
+        finally:
+            for process in (once, gw, short):
+                process.kill()
+    return folder
+
+
+def test_every_benchmark_runs(results: Path) -> None:
+    said = (results / "said.txt").read_text()
+    assert " passed" in said and "skipped" not in said
+
+
+def test_gateway_harness_measures_every_target(results: Path) -> None:
+    found: dict[str, Any] = json.loads((results / "gateway.json").read_text())
+    calls = {(row["target"], row["connections"]): row for row in found["calls"]}
+    names = ("direct", "bare", "passthrough", "governed", "naive")
+    assert set(calls) == {(name, c) for name in names for c in (1, 8, 64)}
+    for (name, _), row in calls.items():
+        assert row["requests"] == CALLS and row["errors"] == 0
+        assert 0 < row["total_p50"] <= row["total_p99"] <= row["total_max"]
+        assert 0 < row["cpu_us"] < row["seconds"] / CALLS * 1e6 * 4, name
+    for row in found["delayed"]:
+        assert row["total_p50"] >= 20_000  # microseconds: the upstream's own delay
+    for row in found["streams"]:
+        assert row["events"] == 33 * 64  # 32 and [DONE], of 64 streams
+        assert row["first_p50"] < row["total_p50"] >= 31 * 20_000
+
+
+def test_report_fills_a_file_with_the_measured_numbers(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- results: all -->\nold\n<!-- end -->\nafter\n")
+    files = (results / "gateway.json", results / "pytest.json")
+    for _ in range(2):  # the second time over the first one's tables
+        with _start("benchmarks.report", *files, "--into", page) as report:
+            _ended(report)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- results: all -->\n") and "old" not in text
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert text.count("### boundary: len()") == text.count("### Memory and start") == 1
+    governed = json.loads(files[0].read_text())["calls"]
+    cpu = {row["connections"]: row["cpu_us"] for row in governed if row["target"] == "governed"}
+    assert f"| {cpu[1]:,.0f} | {cpu[8]:,.0f} | {cpu[64]:,.0f} |" in text
+    assert "| Python class |" in text
+
+
+def test_report_refuses_a_name_that_it_has_no_results_for(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results: gateway speed -->\nkept\n<!-- end -->\n")
+    with _start("benchmarks.report", results / "gateway.json", "--into", page) as report:
+        said, _ = report.communicate(timeout=60)
+    assert report.returncode == 2 and "gateway speed" in said
+    assert "kept" in page.read_text()
+
+
+def test_readme_has_a_place_for_the_tables() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    assert text.count("<!-- results: all -->") == text.count("<!-- end -->") == 1

@@ -1,0 +1,174 @@
+"""Settings: file, environment, arguments; what cannot be used is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from aegis_c.gateway.settings import Settings, SettingsError, load_settings
+
+DIGEST = "a" * 64
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("AEGIS_"):
+            monkeypatch.delenv(name)
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "aegis.toml"
+    path.write_text(text)
+    return path
+
+
+def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments over environment over file over defaults, key by key."""
+    file = write(
+        tmp_path,
+        f"""
+        host = "127.0.0.2"
+        port = 1
+        [upstream]
+        url = "http://file/v1"
+        name = "file"
+        connect_timeout = 1
+        [[keys]]
+        id = "k"
+        sha256 = "{DIGEST}"
+        tenant = "t"
+        """,
+    )
+    monkeypatch.setenv("AEGIS_PORT", "2")
+    monkeypatch.setenv("AEGIS_UPSTREAM__NAME", "env")
+    monkeypatch.setenv("AEGIS_UPSTREAM__API_KEY", "secret")
+    settings = load_settings(file, port=3, host=None, upstream={"url": "https://argument/v1/"})
+    assert settings.host == "127.0.0.2"
+    assert settings.port == 3
+    assert settings.upstream.url == "https://argument/v1"
+    assert settings.upstream.name == "env"
+    assert settings.upstream.connect_timeout == 1
+    assert settings.upstream.api_key == SecretStr("secret")
+    assert settings.keys[0].roles == {"caller"}
+    assert settings.limits == Settings().limits
+    monkeypatch.setenv("AEGIS_CONFIG", str(file))
+    assert load_settings().port == 2
+    assert "secret" not in repr(settings)
+
+
+def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEGIS_KEYS", f'[{{"id":"k","sha256":"{DIGEST}","tenant":"t"}}]')
+    assert load_settings().keys[0].tenant == "t"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 1", "prot: unknown key"),
+        ("[upstream]\nurll = 'x'", "upstream.urll: unknown key"),
+        ("[[keys]]\nid = 'k'\nsecret = 'x'", "keys.0.secret: unknown key"),
+        ("port = 'abc'", "port: "),
+        ("port = 70000", "port: "),
+        ("[upstream]\nurl = 'ftp://x'", "upstream.url: must be http://"),
+        ("[upstream]\nurl = 'http://u:p@x/v1'", "upstream.url: must not carry a user"),
+        ("[upstream]\nurl = 'http://x/v1?a=b'", "upstream.url: must not carry a query"),
+        ('[upstream]\nurl = "http://x/\\r\\nX: y"', "upstream.url: must be printable"),
+        ('[upstream]\napi_key = "a\\r\\nX: y"', "upstream.api_key: must be printable"),
+        ("[upstream]\nconnect_timeout = 0", "upstream.connect_timeout: "),
+        ("[evidence]\nmode = 'durable'", "evidence.mode: 'durable' is not available"),
+        ("[evidence]\nmode = 'write-ahead'", "'write-ahead' is not available"),
+        ("[evidence]\non_failure = 'ignore'", "evidence.on_failure: "),
+        ("[ledger]\norigin = 'a b'", "ledger.origin: "),
+        (f"[[keys]]\nid='a b'\nsha256='{DIGEST}'\ntenant='t'", "keys.0.id: "),
+        ("[[keys]]\nid='k'\nsha256='sk-plain'\ntenant='t'", "keys.0.sha256: must be the 64"),
+        (f"[[keys]]\nid='k'\nsha256='{DIGEST}'\ntenant='t'\nroles=['root']", "keys.0.roles"),
+        (
+            f"[[keys]]\nid='k'\nsha256='{DIGEST}'\ntenant='t'\n" * 2,
+            "the id 'k' is given twice",
+        ),
+        ("[limits]\nmax_in_flight = 60000", "needs ledger.ring_bytes >= "),
+        ("port =", "aegis.toml: "),
+        ("port = 1\nport = 2", "aegis.toml: "),
+    ],
+)
+def test_faults_in_a_file(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, text))
+    assert words in str(caught.value)
+    assert "aegis.toml" in str(caught.value)
+
+
+def test_a_secret_is_never_shown_in_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, "[upstream]\napi_key = 'top secret'"))
+    assert "top secret" not in str(caught.value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, "[[keys]]\nid='k'\nsha256='sk-secret'\ntenant='t'"))
+    assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("AEGIS_PROT", "1", "AEGIS_PROT: unknown setting"),
+        ("AEGIS_UPSTREAM__URLL", "x", "upstream.urll: unknown key"),
+        ("AEGIS_PORT", "abc", "port: "),
+        ("AEGIS_KEYS", "{", "keys"),
+    ],
+)
+def test_faults_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert words in str(caught.value)
+
+
+def test_switches_of_the_build_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AEGIS_DEBUG", "AEGIS_NO_APT", "AEGIS_SANITIZE", "AEGIS_TEST_SEED"):
+        monkeypatch.setenv(name, "1")
+    load_settings()
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no such settings file"):
+        load_settings(tmp_path / "none.toml")
+
+
+def test_the_policy_hash_follows_what_governs_and_no_secret() -> None:
+    def policy(**values: Any) -> str:
+        return Settings(**values).policy()
+
+    key = {"id": "k", "sha256": DIGEST, "tenant": "t"}
+    base = policy(keys=[key])
+    assert len(base) == 64
+    assert policy(keys=[key], port=1, data=Path("x"), host="::1") == base
+    assert policy(keys=[{**key, "sha256": "b" * 64}]) == base
+    assert policy(keys=[key], upstream={"api_key": "x"}) == base
+    assert policy(keys=[{**key, "roles": ["caller", "auditor"]}]) == policy(
+        keys=[{**key, "roles": ["auditor", "caller"]}]
+    )
+    different = [
+        policy(),
+        policy(keys=[{**key, "tenant": "u"}]),
+        policy(keys=[{**key, "roles": ["admin"]}]),
+        policy(keys=[key], upstream={"url": "http://x/v1"}),
+        policy(keys=[key], limits={"max_json_depth": 9}),
+        policy(keys=[key], evidence={"on_failure": "serve"}),
+    ]
+    assert len({base, *different}) == 7
+
+
+def test_loopback() -> None:
+    for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
+        assert Settings(host=host).loopback_only()
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+        assert not Settings(host=host).loopback_only()
+    assert Settings(host="0.0.0.0", uds=Path("x")).loopback_only()

@@ -1,0 +1,1 @@
+"""Golden files; published.json holds vectors of others, with their sources."""
