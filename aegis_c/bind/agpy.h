@@ -30,6 +30,12 @@
 #define AGPY_TYPES(X)                                                                  \
     X(commitment_type, agpy_commitment_spec)                                           \
     X(ledger_type, agpy_ledger_spec)                                                   \
+    X(ratelimiter_type, agpy_ratelimiter_spec)                                         \
+    X(limit_type, agpy_limit_spec)                                                     \
+    X(plan_type, agpy_plan_spec)                                                       \
+    X(decision_type, agpy_decision_spec)                                               \
+    X(reservation_type, agpy_reservation_spec)                                         \
+    X(concurrency_type, agpy_concurrency_spec)                                         \
     X(mmr_type, agpy_mmr_spec)                                                         \
     X(walwriter_type, agpy_walwriter_spec)                                             \
     X(walreader_type, agpy_walreader_spec)                                             \

@@ -1,0 +1,227 @@
+"""The limiter beside a pure-Python twin and the rivals that are installed: one run, one machine.
+
+`python -m pytest benchmarks/test_limits.py`; pip install throttled-py limits pyrate-limiter to see
+them too. Times are of whole Python calls, the loop around them included. Keys of 40 characters, in
+random order, each a string made for the call that uses it, as a request brings one.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegis_c import ConcurrencyLimiter, RateLimiter
+
+pytest.importorskip("pytest_benchmark")
+Acquire = Callable[[str], Any]
+SECOND = 10**9
+KEYS = {"1 key": 1, "1 k keys": 1000, "1 M keys": 1_000_000}
+RATE, PER, BURST = 1_000_000, 3600.0, 1_000_000  # nothing is refused: the same work every call
+
+
+def aegis(slots: int = 1_500_000) -> Acquire:
+    return RateLimiter(slots=slots).limit("x", rate=RATE, per=PER, burst=BURST).acquire
+
+
+def twin() -> Acquire:
+    """GCRA in a dict under a lock, as one would write it."""
+    tats: dict[str, int] = {}
+    lock = threading.Lock()
+    unit, tolerance = int(PER * SECOND) // RATE, int(PER * SECOND) // RATE * BURST
+
+    def acquire(key: str, cost: int = 1) -> int:
+        now = time.monotonic_ns()
+        with lock:
+            tat = max(tats.get(key, 0), now) + cost * unit
+            if tat - now > tolerance:
+                return tolerance - tat + now
+            tats[key] = tat
+        return (tolerance - tat + now) // unit
+
+    return acquire
+
+
+def throttled_py() -> Acquire:
+    from throttled import MemoryStore, Throttled, rate_limiter
+
+    quota = rate_limiter.per_duration(_hour(), RATE, BURST)
+    store = MemoryStore(options={"MAX_SIZE": 2_000_000})
+    return Throttled(using="gcra", quota=quota, store=store).limit
+
+
+def _hour() -> Any:
+    from datetime import timedelta
+
+    return timedelta(seconds=PER)
+
+
+def limits() -> Acquire:
+    from limits import RateLimitItemPerHour
+    from limits.storage import MemoryStorage
+    from limits.strategies import FixedWindowRateLimiter
+
+    limiter, item = FixedWindowRateLimiter(MemoryStorage()), RateLimitItemPerHour(RATE)
+    return lambda key: limiter.hit(item, key)
+
+
+def pyrate_limiter() -> Acquire:
+    from pyrate_limiter import InMemoryBucket, Limiter, Rate
+
+    limiters: dict[str, Any] = {}
+
+    def acquire(key: str) -> Any:  # a bucket of its own a key, as its documentation shows
+        limiter = limiters.get(key)
+        if limiter is None:
+            bucket = InMemoryBucket([Rate(RATE, int(PER * 1000))])
+            limiter = limiters[key] = Limiter(bucket)
+        return limiter.try_acquire(key, blocking=False)
+
+    return acquire
+
+
+RIVALS = {
+    "aegis": (aegis, None),
+    "dict and lock": (twin, None),
+    "throttled-py": (throttled_py, "throttled"),
+    "limits": (limits, "limits"),
+    "pyrate-limiter": (pyrate_limiter, "pyrate_limiter"),
+}
+MOST_KEYS = {"pyrate-limiter": 1000}  # its buckets keep an object a call, and a thread
+
+
+def make(rival: str) -> Acquire:
+    factory, module = RIVALS[rival]
+    if module is not None and importlib.util.find_spec(module) is None:
+        pytest.skip(f"{rival} is not installed")
+    return factory()
+
+
+def random_keys(count: int, calls: int) -> list[str]:
+    rng = random.Random(7)
+    return [f"user-{rng.randrange(count):035d}" for _ in range(calls)]
+
+
+def call_all(acquire: Acquire, keys: list[str]) -> None:
+    for key in keys:
+        acquire(key)
+
+
+@pytest.mark.parametrize("keys", KEYS)
+@pytest.mark.parametrize("rival", RIVALS)
+def test_acquire(benchmark: Any, rival: str, keys: str) -> None:
+    acquire, count = make(rival), KEYS[keys]
+    if count > MOST_KEYS.get(rival, count):
+        pytest.skip(f"{rival} would need gigabytes for {keys}")
+    for i in range(count):
+        acquire(f"user-{i:035d}")
+    batch = 2000
+    calls = iter([random_keys(count, batch) for _ in range(60)])
+    benchmark.group = f"acquire, {keys}: time of {batch} calls"
+    benchmark.pedantic(call_all, setup=lambda: ((acquire, next(calls)), {}), rounds=60)
+    if benchmark.stats is not None:
+        benchmark.extra_info["ns a call, best"] = round(benchmark.stats.stats.min / batch * 1e9)
+        benchmark.extra_info["ns a call, median"] = round(
+            benchmark.stats.stats.median / batch * 1e9
+        )
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+@pytest.mark.parametrize("rival", ["aegis", "dict and lock"])
+def test_threads(benchmark: Any, rival: str, threads: int) -> None:
+    acquire, calls = make(rival), 160_000
+    parts = [random_keys(1000, calls // threads) for _ in range(threads)]
+
+    def run() -> None:
+        started = [threading.Thread(target=call_all, args=(acquire, part)) for part in parts]
+        for thread in started:
+            thread.start()
+        for thread in started:
+            thread.join()
+
+    benchmark.group = f"{calls} calls by threads"
+    benchmark.pedantic(run, rounds=7)
+
+
+def test_plan_of_8_limits(benchmark: Any) -> None:
+    limiter = RateLimiter(slots=100_000)
+    plan = limiter.plan(*(limiter.limit(str(i), rate=RATE, per=PER, burst=BURST) for i in range(8)))
+    keys = tuple(f"user-{i:035d}" for i in range(8))
+    benchmark(plan.acquire, keys)
+
+
+def test_reserve_and_settle(benchmark: Any) -> None:
+    limit = RateLimiter(slots=1024).limit("x", rate=10**9, per=1.0, burst=10**9)
+
+    def one() -> None:
+        limit.settle(limit.reserve("key", 500), 100)
+
+    benchmark(one)
+
+
+def test_enter_and_leave(benchmark: Any) -> None:
+    limiter = ConcurrencyLimiter()
+    benchmark(lambda: limiter.leave(limiter.enter("key", 100)))
+
+
+@pytest.mark.parametrize("rival", ["aegis", "dict and lock", "throttled-py", "limits"])
+def test_bytes_of_a_live_key(benchmark: Any, rival: str) -> None:
+    """Growth of resident memory by a million keys; the keys themselves do not stay."""
+    make(rival)
+    code = f"""
+import sys; sys.path[:0] = {sys.path!r}
+import test_limits as t
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * {resource.getpagesize()}
+acquire = t.make({rival!r})
+acquire("warm")
+before = resident()
+for i in range(1_000_000):
+    acquire(f"user-{{i:035d}}")
+print((resident() - before) / 1e6)
+"""
+    run = [sys.executable, "-c", code]
+    cwd = Path(__file__).parent
+
+    def measure() -> float:
+        return float(
+            subprocess.run(run, cwd=cwd, capture_output=True, check=True, text=True).stdout
+        )
+
+    benchmark.extra_info["bytes a key"] = round(benchmark.pedantic(measure, rounds=1), 1)
+
+
+def test_admitted_of_allowed_with_4_processes(benchmark: Any, tmp_path: Path) -> None:
+    code = """
+import sys, time
+from aegis_c import RateLimiter
+acquire = RateLimiter(sys.argv[1]).limit("x", rate=100_000, per=1.0, burst=1000).acquire
+end, n = time.monotonic() + 2, 0
+while time.monotonic() < end:
+    n += acquire("k") >= 0
+print(n)
+"""
+    RateLimiter(tmp_path / "limits")
+
+    def measure() -> float:
+        start = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        run = [sys.executable, "-c", code, str(tmp_path / "limits")]
+        four = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        first = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        admitted = sum(int(process.communicate()[0]) for process in four)
+        passed = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - start
+        assert first >= start
+        return admitted / (1000 + passed / 10**4)
+
+    ratio = benchmark.pedantic(measure, rounds=1)
+    assert ratio <= 1
+    benchmark.extra_info["admitted / allowed, start of the processes included"] = round(ratio, 4)
