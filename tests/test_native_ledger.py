@@ -100,6 +100,24 @@ def test_submit_finishes_the_entry(tmp_path: Path) -> None:
             request.update(b"more")
 
 
+def test_an_empty_secret_is_refused(tmp_path: Path) -> None:
+    identity = str(uuid.uuid4())
+    with aegis_c.Ledger(tmp_path / "w0") as ledger:
+        with pytest.raises(ValueError, match="secret is empty"):
+            ledger.commitment(identity, "request", secret=b"")
+        with pytest.raises(ValueError, match="secret is empty"):
+            ledger.salt(identity, "request", secret=b"")
+        with pytest.raises(ValueError, match="secret is empty"):
+            ledger.submit(entry_meta(0), b"question", secret=b"")
+        assert len(ledger) == 0
+
+
+@pytest.mark.parametrize("option", ["publish_gap_us", "publish_max_us"])
+def test_publishing_is_not_put_off_for_ever(tmp_path: Path, option: str) -> None:
+    with pytest.raises(ValueError, match="more than a day"):
+        aegis_c.Ledger(tmp_path / "w0", **{option: -1})  # type: ignore[arg-type]
+
+
 def test_the_default_secret_is_kept(tmp_path: Path) -> None:
     identity = str(uuid.UUID(int=6))
     with aegis_c.Ledger(tmp_path / "log") as ledger:

@@ -61,6 +61,12 @@ agpy_parse_role(PyObject *object, enum ag_role *role)
     return -1;
 }
 
+void
+agpy_refuse_empty_secret(void)
+{
+    PyErr_SetString(PyExc_ValueError, "secret is empty: use at least 16 random bytes");
+}
+
 /* ---- making ---- */
 
 static PyObject *
@@ -98,8 +104,7 @@ commitment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     if (secret_n == 0) {
-        PyErr_SetString(PyExc_ValueError,
-                        "secret is empty: use at least 16 random bytes");
+        agpy_refuse_empty_secret();
         return NULL;
     }
     PyObject *self = allocate(type);

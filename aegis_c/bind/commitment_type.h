@@ -16,6 +16,9 @@ int agpy_commitment_finish(struct agpy_state *state, PyObject *object,
 /* Parses a request id: UUID text or its 16 octets. 0, or -1 with an exception. */
 int agpy_parse_id(PyObject *object, uint8_t id[AG_UUID_SIZE]);
 
+/* Sets ValueError: a commitment with an empty secret can be guessed. */
+void agpy_refuse_empty_secret(void);
+
 /* Parses "request" or "response". 0, or -1 with an exception. */
 int agpy_parse_role(PyObject *object, enum ag_role *role);
 

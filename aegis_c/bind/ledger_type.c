@@ -258,6 +258,10 @@ parse_submit(PyObject *const *args, Py_ssize_t count, PyObject *kwnames,
         PyErr_SetString(PyExc_TypeError, "secret must be bytes or None");
         return -1;
     }
+    if (parsed->secret != NULL && PyBytes_GET_SIZE(parsed->secret) == 0) {
+        agpy_refuse_empty_secret();
+        return -1;
+    }
     return 0;
 }
 
@@ -356,6 +360,10 @@ parse_commitment_args(PyObject *args, PyObject *kwargs, const char *format, uint
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &id_object,
                                      &role_object, secret, secret_n) ||
         agpy_parse_id(id_object, id) < 0 || agpy_parse_role(role_object, role) < 0) {
+        return -1;
+    }
+    if (*secret != NULL && *secret_n == 0) {
+        agpy_refuse_empty_secret();
         return -1;
     }
     return 0;
@@ -815,7 +823,9 @@ ledger_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (ledger == NULL) {
         return NULL;
     }
-    ag_ledger_stats(ledger, &s);
+    Py_BEGIN_ALLOW_THREADS
+        ag_ledger_stats(ledger, &s);
+    Py_END_ALLOW_THREADS
     release(self);
     const struct ag_wal_stats *w = &s.wal;
     return Py_BuildValue(

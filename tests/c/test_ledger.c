@@ -10,7 +10,7 @@
 #include "base/alloc.h"
 #include "check.h"
 #include "io_fault.h"
-#include "log/ledger.h"
+#include "log/ledger_state.h"
 #include "scratch.h"
 
 #define SECOND 1000000000u
@@ -567,9 +567,26 @@ stalled_disk(void)
     ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
 }
 
+struct watched {
+    struct ag_ledger *ledger;
+    atomic_int stop;
+};
+
 /* A failed sync: nobody is told that the entry is durable, submits are refused, and
  * once the disk is good again the log comes back by itself with every entry in its
  * place. */
+static void *
+look_at_stats(void *arg)
+{
+    struct watched *w = arg;
+    while (!atomic_load(&w->stop)) {
+        struct ag_ledger_stats stats;
+        ag_ledger_stats(w->ledger, &stats);
+        usleep(100);
+    }
+    return NULL;
+}
+
 static void
 poisoned(void)
 {
@@ -580,6 +597,9 @@ poisoned(void)
     io_fault_init(&fault);
     ASSERT_EQ(try_open("poisoned", &fault.table, NULL, &ledger, &err), AG_OK);
     ASSERT_EQ(ag_ledger_failure(ledger, &err), AG_OK);
+    struct watched watched = {.ledger = ledger}; /* one more reader, all the while */
+    pthread_t watcher;
+    ASSERT_EQ(pthread_create(&watcher, NULL, look_at_stats, &watched), 0);
     fault.fail_syncs = 1;
     ASSERT_EQ(submit(ledger, 0, &index, &err), AG_OK);
     ASSERT_EQ(ag_ledger_wait(ledger, 0, AG_DURABLE, 20 * (uint64_t)SECOND, &err),
@@ -597,6 +617,8 @@ poisoned(void)
     ASSERT_EQ(ag_ledger_wait(ledger, 1, AG_PUBLISHED, 20 * (uint64_t)SECOND, &err),
               AG_OK);
     check_entries(ledger, 2);
+    atomic_store(&watched.stop, 1);
+    ASSERT_EQ(pthread_join(watcher, NULL), 0);
     struct ag_ledger_stats stats;
     ag_ledger_stats(ledger, &stats);
     ASSERT_EQ_U(stats.reopens, 1);
@@ -666,6 +688,41 @@ failed_sync_of_tiles(void)
     ledger = open_ledger("writeback");
     ag_ledger_stats(ledger, &stats);
     ASSERT_EQ_U(stats.wal.low_water, enough + 1);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+static void *
+move_mark(void *arg)
+{
+    struct ag_ledger *ledger = arg;
+    struct ag_error err;
+    ASSERT_EQ(ag_wal_set_low_water(ledger->wal, 0, NULL, 0, &err), AG_OK);
+    return NULL;
+}
+
+/* A monitor must not hang with the disk, even while the mark moves. */
+static void
+stats_do_not_wait(void)
+{
+    struct io_fault fault;
+    struct ag_ledger *ledger = NULL;
+    struct ag_ledger_stats stats;
+    struct ag_error err;
+    pthread_t thread;
+    io_fault_init(&fault);
+    ASSERT_EQ(try_open("stats", &fault.table, NULL, &ledger, &err), AG_OK);
+    long before = fault.syncs;
+    fault.stall = 1;
+    ASSERT_EQ(pthread_create(&thread, NULL, move_mark, ledger), 0);
+    while (fault.syncs == before) {
+        usleep(1000);
+    }
+    (void)alarm(20); /* ends the program when the next line waits for the disk */
+    ag_ledger_stats(ledger, &stats);
+    (void)alarm(0);
+    ASSERT_EQ_U(stats.wal.segment_bytes, SEGMENT);
+    fault.stall = 0;
+    ASSERT_EQ(pthread_join(thread, NULL), 0);
     ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
 }
 
@@ -763,6 +820,7 @@ main(void)
     RUN(poisoned);
     RUN(closed_while_poisoned);
     RUN(failed_sync_of_tiles);
+    RUN(stats_do_not_wait);
     RUN(many_threads);
     RUN(forked_child);
     scratch_remove(dir);

@@ -1,5 +1,7 @@
 // links: io_fault scratch
 /* Log keys and signed checkpoints: made, read back, and every flipped bit refused. */
+#include <openssl/evp.h>
+#include <openssl/pem.h>
 #include <sys/stat.h>
 
 #include "check.h"
@@ -142,6 +144,30 @@ key_survives_faults(void)
     }
 }
 
+/* An encrypted key is refused; nobody is asked for its passphrase, which would be a
+ * server that hangs at a terminal. */
+static void
+nobody_is_asked_for_a_passphrase(void)
+{
+    char path[512], answer[512];
+    struct ag_signer *signer = NULL;
+    struct ag_error err;
+    EVP_PKEY *key = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+    FILE *file = fopen(scratch_path(path, dir, "encrypted"), "wb");
+    ASSERT(key != NULL && file != NULL);
+    ASSERT_EQ(chmod(path, 0600), 0);
+    ASSERT_EQ(PEM_write_PrivateKey(file, key, EVP_aes_256_cbc(),
+                                   (const unsigned char *)"password", 8, NULL, NULL),
+              1);
+    ASSERT_EQ(fclose(file), 0);
+    EVP_PKEY_free(key);
+    scratch_write(scratch_path(answer, dir, "answer"), "password\n", 9);
+    ASSERT_NOT_NULL(freopen(answer, "rb", stdin));
+    ASSERT_EQ(ag_signer_open(ag_io_posix(), path, origin, 0, &signer, &err),
+              AG_ECORRUPT);
+    ASSERT_EQ_STR(err.file, path);
+}
+
 int
 main(void)
 {
@@ -149,6 +175,7 @@ main(void)
     RUN(signs_and_opens);
     RUN(other_signatures_are_ignored);
     RUN(keys_are_refused);
+    RUN(nobody_is_asked_for_a_passphrase);
     RUN(key_survives_faults);
     scratch_remove(dir);
     return 0;

@@ -287,11 +287,26 @@ test_refused_files(void)
     ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_ENOTFOUND);
 }
 
+/* Other threads read head and tail one after the other; when the producer has gone
+ * round in between, there is no room, and never more than the ring has. */
+static void
+test_room_seen_late(void)
+{
+    struct ag_ring_header header = {.capacity = AG_RING_MIN};
+    struct ag_ring ring = {.header = &header, .capacity = AG_RING_MIN};
+    ASSERT_EQ_U(ag_ring_room(&ring), AG_RING_MIN);
+    for (uint64_t tail = 0; tail <= 3 * (uint64_t)AG_RING_MIN; tail += 8) {
+        atomic_store(&header.tail, tail);
+        ASSERT_EQ_U(ag_ring_room(&ring), tail < AG_RING_MIN ? AG_RING_MIN - tail : 0);
+    }
+}
+
 int
 main(void)
 {
     RUN(test_kill_between_any_two_stores);
     RUN(test_any_bytes);
+    RUN(test_room_seen_late);
     RUN(test_threads);
     RUN(test_refused_files);
     return 0;

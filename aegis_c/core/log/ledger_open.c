@@ -14,6 +14,7 @@
 
 #define IDENTITY_MAX 1024
 #define VKEY_FILE "log.vkey"
+#define PUBLISH_MOST_US (24u * 3600 * (uint64_t)1000000)
 
 void
 ag_ledger_options_init(struct ag_ledger_options *options)
@@ -359,6 +360,10 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
     if (options->ring_bytes < AG_LEDGER_RING_MIN) {
         return ag_fail(err, AG_EINVAL, "ring of %zu octets is too small, %zu needed",
                        options->ring_bytes, AG_LEDGER_RING_MIN);
+    }
+    if (options->publish_gap_us > PUBLISH_MOST_US ||
+        options->publish_max_us > PUBLISH_MOST_US) {
+        return ag_fail(err, AG_EINVAL, "publishing is put off by more than a day");
     }
     if (options->origin != NULL && ag_origin_check(options->origin, err) != AG_OK) {
         return AG_EINVAL;

@@ -158,9 +158,8 @@ reopen(struct ag_ledger *ledger, struct work *work)
     ledger->reopening = false;
     ledger->stats.reopens += status == AG_OK;
     pthread_mutex_unlock(&ledger->lock);
-    if (status == AG_OK) {
+    if (status == AG_OK) { /* what is durable was announced before W could go on */
         work->reopen_delay_ns = work->reopen_ns = 0;
-        announce(ledger, AG_DURABLE, ag_wal_durable(ledger->wal));
         return;
     }
     work->reopen_delay_ns = work->reopen_delay_ns * 2 < REOPEN_MOST_NS

@@ -119,6 +119,17 @@ signer_describe(struct ag_signer *signer)
                    signer->origin, signer->key_id, encoded);
 }
 
+/* Without it OpenSSL asks the terminal for the passphrase of an encrypted key. */
+static int
+no_passphrase(char *to, int room, int writing, void *arg)
+{
+    (void)to;
+    (void)room;
+    (void)writing;
+    (void)arg;
+    return -1;
+}
+
 int
 ag_signer_open(const struct ag_io *io, const char *path, const char *origin, int create,
                struct ag_signer **signer, struct ag_error *err)
@@ -151,10 +162,11 @@ ag_signer_open(const struct ag_io *io, const char *path, const char *origin, int
         status = ag_fail(err, AG_ENOMEM, "no memory for the log key");
         goto exit;
     }
-    made->key = PEM_read_bio_PrivateKey(bio, NULL, NULL, NULL);
+    made->key = PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL);
     if (made->key == NULL || EVP_PKEY_id(made->key) != EVP_PKEY_ED25519 ||
         EVP_PKEY_get_raw_public_key(made->key, made->public_key, &public_n) != 1) {
-        status = ag_fail(err, AG_ECORRUPT, "not an Ed25519 private key in PEM form");
+        status = ag_fail(err, AG_ECORRUPT,
+                         "not an unencrypted Ed25519 private key in PEM form");
         ag_error_file(err, path, AG_NO_POSITION);
         ag_error_advice(err, "Restore the key of this log; a new key is a new log.");
         goto exit;

@@ -288,7 +288,8 @@ ag_ring_room(const struct ag_ring *ring)
 {
     uint64_t head = atomic_load_explicit(&ring->header->head, memory_order_acquire);
     uint64_t tail = atomic_load_explicit(&ring->header->tail, memory_order_relaxed);
-    return ring->capacity - (size_t)(tail - head);
+    /* Between the two loads the producer may have gone round. */
+    return tail - head < ring->capacity ? ring->capacity - (size_t)(tail - head) : 0;
 }
 
 int

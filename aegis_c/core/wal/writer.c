@@ -188,6 +188,33 @@ start_log(struct ag_wal *wal, const struct ag_ring *ring, struct ag_error *err)
     return AG_OK;
 }
 
+/* Copies what the log knows of itself into wal->stats. Its locks are held across file
+ * operations: while somebody has them, what was seen last must do. */
+static void
+look_at_log(struct ag_wal *wal)
+{
+    struct ag_log *log = &wal->log;
+    if (pthread_mutex_trylock(&wal->meta) != 0) {
+        return;
+    }
+    if (wal->log_open && pthread_mutex_trylock(&log->lock) == 0) {
+        (void)pthread_mutex_lock(&wal->lock);
+        struct ag_wal_stats *stats = &wal->stats;
+        stats->wal_id = log->wal_id;
+        stats->segment_bytes = log->segment_bytes;
+        stats->epoch = log->epoch;
+        stats->low_water = log->low_water;
+        stats->live_segments = (uint32_t)log->count;
+        stats->direct = log->direct;
+        if (log->count > 0) {
+            stats->segment_no = log->segments[log->count - 1].segment_no;
+        }
+        (void)pthread_mutex_unlock(&wal->lock);
+        (void)pthread_mutex_unlock(&log->lock);
+    }
+    (void)pthread_mutex_unlock(&wal->meta);
+}
+
 /* Sets every counter to what the log now holds. */
 static void
 adopt_log(struct ag_wal *wal)
@@ -200,6 +227,12 @@ adopt_log(struct ag_wal *wal)
     atomic_store(&wal->published_seq, last);
     atomic_store(&wal->durable_seq, last);
     atomic_store(&wal->want_seq, last);
+    (void)pthread_mutex_lock(&wal->lock);
+    wal->stats.replayed = wal->replayed;
+    wal->stats.ring_lost = wal->ring_lost;
+    wal->stats.recovered_torn = wal->recovery.torn;
+    (void)pthread_mutex_unlock(&wal->lock);
+    look_at_log(wal);
     size_t limit = ag_wal_payload_limit(wal->log.segment_bytes);
     size_t in_ring = wal->ring.capacity - AG_RING_ENTRY;
     wal->payload_max = limit < in_ring ? limit : in_ring;
@@ -638,6 +671,7 @@ ag_wal_stats(struct ag_wal *wal, struct ag_wal_stats *stats)
         stats->ring_mode = "none";
         return;
     }
+    look_at_log(wal);
     (void)pthread_mutex_lock(&wal->lock);
     *stats = wal->stats;
     (void)pthread_mutex_unlock(&wal->lock);
@@ -647,25 +681,7 @@ ag_wal_stats(struct ag_wal *wal, struct ag_wal_stats *stats)
     stats->ring_used = wal->ring.capacity - ag_ring_room(&wal->ring);
     stats->wakes = atomic_load(&wal->wakes);
     stats->poisoned = atomic_load(&wal->state) == AG_WAL_POISONED;
-    stats->replayed = wal->replayed;
-    stats->ring_lost = wal->ring_lost;
-    stats->recovered_torn = wal->recovery.torn;
     stats->ring_mode = ag_ring_mode(wal->io, wal->ring_path);
-    (void)pthread_mutex_lock(&wal->meta);
-    if (wal->log_open) {
-        (void)pthread_mutex_lock(&wal->log.lock);
-        stats->wal_id = wal->log.wal_id;
-        stats->segment_bytes = wal->log.segment_bytes;
-        stats->epoch = wal->log.epoch;
-        stats->low_water = wal->log.low_water;
-        stats->live_segments = (uint32_t)wal->log.count;
-        stats->direct = wal->log.direct;
-        if (wal->log.count > 0) {
-            stats->segment_no = wal->log.segments[wal->log.count - 1].segment_no;
-        }
-        (void)pthread_mutex_unlock(&wal->log.lock);
-    }
-    (void)pthread_mutex_unlock(&wal->meta);
 }
 
 int
