@@ -238,6 +238,56 @@ def wal_calls(wal: aegis_c.WalWriter, path: Path) -> dict[str, Callable[[], obje
     }
 
 
+def limiter_calls(folder: Path) -> dict[str, Callable[[], object]]:
+    """Every method of the limiters' types, good and bad arguments."""
+    limiter = aegis_c.RateLimiter(slots=1 << 10)
+    calls = aegis_c.ConcurrencyLimiter(slots=1 << 6)
+    plenty = limiter.limit("plenty", rate=1_000_000_000, per=1.0, burst=1_000_000_000)
+    scarce = limiter.limit("scarce", rate=1, per=3600.0, burst=1)
+    plan = limiter.plan(plenty, scarce)
+    scarce.acquire("key")
+
+    def reserve_and_settle() -> None:
+        reservation = plenty.reserve("key", 10)
+        plenty.settle(reservation, 5)
+        assert reservation.settled
+        ignore(aegis_c.LimitError, lambda: plenty.settle(reservation, 5))()
+
+    def enter_and_leave() -> None:
+        lease = calls.enter(b"key", 2)
+        assert lease and calls.count("key") == 1
+        assert calls.leave(lease) and not calls.leave(lease)
+
+    def describe() -> None:
+        d = scarce.check("key")
+        assert not d and not d.allowed
+        repr((d.limit, d.remaining, d.retry_after, d.reset_after, d.name, d.each, plan, limiter))
+
+    return {
+        "acquire": lambda: plenty.acquire("key", 2),
+        "acquire refused": lambda: scarce.acquire(b"key"),
+        "acquire too much": ignore(aegis_c.LimitError, lambda: scarce.acquire("key", 2)),
+        "check": describe,
+        "reserve and settle": reserve_and_settle,
+        "plan acquire": lambda: plan.acquire(("key", "key"), (1, 1)),
+        "plan reserve": lambda: plan.reserve(("key", "key"), 1).decision,
+        "plan of wrong length": ignore(ValueError, lambda: plan.acquire(("key",))),
+        "limit": lambda: limiter.limit("other", rate=5, per=1.0, burst=5),
+        "limit of nothing": ignore(
+            ValueError, lambda: limiter.limit("bad", rate=0, per=1.0, burst=5)
+        ),
+        "plan": lambda: limiter.plan(plenty),
+        "stats": lambda: (limiter.stats(), calls.stats(), limiter.path),
+        "enter and leave": enter_and_leave,
+        "reap": calls.reap,
+        "open": lambda: aegis_c.RateLimiter(folder / "limits", slots=1 << 8),
+        "open for concurrency": lambda: aegis_c.ConcurrencyLimiter(folder / "calls", slots=8),
+        "open below a file": ignore(
+            aegis_c.LimitError, lambda: aegis_c.RateLimiter(folder / "limits" / "below")
+        ),
+    }
+
+
 def filled_ledger(folder: Path, entries: int = 300) -> aegis_c.Ledger:
     """A ledger with published entries."""
     ledger = aegis_c.Ledger(folder / "ledger" / "w0", publish_gap_us=1000, segment_bytes=1 << 20)

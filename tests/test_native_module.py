@@ -24,6 +24,7 @@ from native import (
     filled_ledger,
     ignore,
     ledger_calls,
+    limiter_calls,
     wal_calls,
 )
 
@@ -66,6 +67,8 @@ def parameters(node: ast.FunctionDef) -> list[tuple[str, str, str | None]]:
         (a.arg, kind, ast.unparse(d) if d is not None else None)
         for (a, kind), d in zip(positional, defaults, strict=True)
     ]
+    if args.vararg is not None:
+        found.append((args.vararg.arg, "star", None))
     for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True):
         found.append((a.arg, "keyword", ast.unparse(d) if d is not None else None))
     return [p for p in found if p[0] not in ("self", "cls")]
@@ -75,6 +78,7 @@ def signature_of(function: object) -> list[tuple[str, str, str | None]]:
     kinds = {
         inspect.Parameter.POSITIONAL_ONLY: "posonly",
         inspect.Parameter.POSITIONAL_OR_KEYWORD: "plain",
+        inspect.Parameter.VAR_POSITIONAL: "star",
         inspect.Parameter.KEYWORD_ONLY: "keyword",
     }
     return [
@@ -100,7 +104,7 @@ def test_stub_and_type_agree(name: str) -> None:
     assert public == {n for n in stub if not n.startswith("_")}
     for method, node in stub.items():
         if is_decorated(node, "property"):
-            assert inspect.isgetsetdescriptor(vars(cls)[method]), method
+            assert inspect.isdatadescriptor(vars(cls)[method]), method
         elif method in SLOTS or method.startswith("__"):
             assert hasattr(cls, method), method
         else:
@@ -221,6 +225,12 @@ def test_nothing_leaks_from_a_log(tmp_path: Path) -> None:
         for name, call in wal_calls(wal, tmp_path / "wal").items():
             print(name)
             check_no_leak(call, 40, wal.sync)
+
+
+def test_nothing_leaks_from_limiters(tmp_path: Path) -> None:
+    for name, call in limiter_calls(tmp_path).items():
+        print(name)
+        check_no_leak(call, 100)
 
 
 def test_nothing_leaks_from_opening_and_closing(tmp_path: Path) -> None:
