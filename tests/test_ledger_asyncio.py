@@ -192,7 +192,7 @@ def test_poison_reaches_every_waiter_and_later_ones(run: Run, path: Path) -> Non
                 ledger.submit(entry(2000))
         await published  # what was durable is published nevertheless
         assert ledger.waiting() == 0
-        while ledger.native.poisoned:  # with room on the disk the log comes back by itself
+        while ledger.native.poisoned:  # noqa: ASYNC110 (with room it comes back by itself)
             await asyncio.sleep(0.01)
         assert ledger.submit(entry(2000)) == last + 1  # and what was submitted has its place
         await ledger.published(last + 1)
