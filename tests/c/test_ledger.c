@@ -535,6 +535,62 @@ faults_at_every_call(void)
     }
 }
 
+/* The same for a log of three segments, whose fourth run moves the low-water mark when
+ * it ends: recovery, replay, the mark, the archive and its emptying. */
+static void
+faults_with_a_log_and_a_mark(void)
+{
+    const uint64_t had = 3 * 90;
+    struct ag_ledger_stats stats;
+    struct ag_error err;
+    long calls = 0;
+    for (uint64_t size = 0; size < had; size += 90) {
+        struct ag_ledger *ledger = open_ledger("template");
+        fill(ledger, size, size + 90);
+        ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+    }
+    for (int forever = 0; forever < 2; forever++) {
+        for (long at = 1 + forever;; at += 4) {
+            struct io_fault fault;
+            struct ag_ledger *ledger = NULL;
+            uint64_t submitted = had, durable = had, index = 0;
+            char path[512];
+            copy_over("template", "copy");
+            io_fault_init(&fault);
+            fault.fail_at = at;
+            fault.fail_for = forever ? 1000000 : 1;
+            fault.fail_errno = at % 8 < 4 ? EIO : ENOSPC;
+            if (try_open("copy", &fault.table, NULL, &ledger, &err) == AG_OK) {
+                while (submitted < had + 9 &&
+                       submit(ledger, submitted, &index, &err) == AG_OK) {
+                    submitted++;
+                }
+                (void)ag_ledger_wait(ledger, submitted - 1, AG_DURABLE, SECOND, &err);
+                durable = ag_ledger_stage_size(ledger, AG_DURABLE);
+                (void)ag_ledger_close(ledger, &err);
+            }
+            ASSERT_EQ(fault.syncs_after_failure, 0);
+            calls = fault.calls;
+            ledger = open_ledger("copy");
+            ag_ledger_stats(ledger, &stats);
+            ASSERT_LE_U(durable, ag_ledger_size(ledger));
+            ASSERT_EQ_U(ag_ledger_size(ledger), submitted);
+            check_entries(ledger, submitted);
+            check_proofs(ledger, submitted, 64);
+            ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+            if (calls < at) { /* nothing failed: the mark moved and freed the log */
+                ASSERT_EQ_U(stats.wal.low_water, submitted);
+                ASSERT_EQ(access(file_of(path, "copy",
+                                         "private/w0/archive/wal-0000000000000001.seg"),
+                                 F_OK),
+                          -1);
+                break;
+            }
+        }
+    }
+    fprintf(stderr, "    %ld calls\n", calls);
+}
+
 /* A stalled disk: submit goes on until the ring is full, then says so at once. */
 static void
 stalled_disk(void)
@@ -816,6 +872,7 @@ main(void)
     RUN(keys_that_are_refused);
     RUN(marked_start);
     RUN(faults_at_every_call);
+    RUN(faults_with_a_log_and_a_mark);
     RUN(stalled_disk);
     RUN(poisoned);
     RUN(closed_while_poisoned);

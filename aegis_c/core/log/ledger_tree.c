@@ -78,8 +78,9 @@ load_bundle(struct ag_ledger *ledger, uint64_t size, struct ag_error *err)
                 ag_error_index(err, size - width + i);
             }
         }
-        if (status == AG_OK) {
-            status = bundle_add_lock_held(&ledger->bundle, entry, entry_n);
+        if (status == AG_OK &&
+            bundle_add_lock_held(&ledger->bundle, entry, entry_n) != AG_OK) {
+            status = ag_fail(err, AG_ENOMEM, "no memory for the entry bundle");
         }
     }
     ag_free(bytes);
@@ -104,7 +105,7 @@ ag_ledger_load_tree(struct ag_ledger *ledger, uint64_t size, struct ag_error *er
     if (status == AG_OK) {
         status = load_bundle(ledger, size, err);
     }
-    if (status != AG_OK) {
+    if (status != AG_OK && status != AG_ENOMEM) {
         ag_error_advice(err,
                         "Run `aegis-c ledger fsck` and restore the named file from a "
                         "copy.");

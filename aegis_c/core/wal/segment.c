@@ -297,7 +297,7 @@ activate(struct ag_log *log, uint32_t number, const struct ag_wal_segment_info *
         if (grown == NULL) {
             (void)pthread_mutex_unlock(&log->lock);
             ag_fail(err, AG_ENOMEM, "no memory for the list of segments");
-            return fail(log, AG_EPOISONED);
+            return fail(log, AG_ENOMEM);
         }
         log->segments = grown;
         log->capacity = capacity;
