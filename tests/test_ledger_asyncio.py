@@ -172,7 +172,7 @@ def test_poison_reaches_every_waiter_and_later_ones(run: Run, path: Path) -> Non
         waits = (ledger.durable, ledger.integrated, ledger.published)
         waiting = []
         last = kept
-        with full_disk():
+        with full_disk(0):  # not an octet: a reopened log must not find room in its spare
             while last < 1000:  # some wait before the failure, some meet it when they begin
                 try:
                     last = ledger.submit(entry(last + 1, client_id="x" * 250))
