@@ -717,8 +717,7 @@ walwriter_stats(PyObject *object, PyObject *ignored)
              set_item(dict, "ring_mode", PyUnicode_FromString(stats.ring_mode)) < 0;
     if (!failed) {
         PyObject *text = PyUnicode_DecodeFSDefault(ag_wal_notes(wal));
-        PyObject *lines =
-            text != NULL ? PyObject_CallMethod(text, "splitlines", NULL) : NULL;
+        PyObject *lines = text != NULL ? PyUnicode_Splitlines(text, 0) : NULL;
         Py_XDECREF(text);
         failed = set_item(dict, "recovery", lines) < 0;
     }
