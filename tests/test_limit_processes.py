@@ -21,6 +21,8 @@ import pytest
 from aegis_c import ConcurrencyLimiter, LimitError, RateLimiter
 from reference.limits import most_admitted
 
+pytestmark = pytest.mark.native
+
 KILLS = int(os.environ.get("AEGIS_KILLS", "30"))
 SCHEDULES = int(os.environ.get("AEGIS_SCHEDULES", "20"))
 SECOND = 10**9
@@ -166,6 +168,7 @@ while True:
     assert limit.acquire("shared") >= 0
 
 
+@pytest.mark.forks
 def test_a_child_shares_the_table_and_not_the_reservations(tmp_path: Path, sync: Sync) -> None:
     for path in (None, tmp_path / "limits"):
         limit = RateLimiter(path, slots=64, sync=sync).limit("x", rate=1, per=3600.0, burst=10)
@@ -214,6 +217,7 @@ time.sleep(60)
     assert limiter.stats()["reaped"] == 15
 
 
+@pytest.mark.forks
 def test_concurrency_in_a_child_is_the_childs_own(tmp_path: Path) -> None:
     for path in (None, tmp_path / "calls"):
         limiter = ConcurrencyLimiter(path, slots=64)
