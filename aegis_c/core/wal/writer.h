@@ -117,7 +117,8 @@ int ag_wal_reopen(struct ag_wal *wal, struct ag_error *err);
 int ag_wal_failure(struct ag_wal *wal, struct ag_error *err);
 /* Lines about recovery, ring and file system; valid until close. */
 const char *ag_wal_notes(const struct ag_wal *wal);
-/* Never waits for the disk: while the mark moves, what is known of the log is of before. */
+/* Never waits for the disk: while the mark moves, what is known of the log is of
+ * before. */
 void ag_wal_stats(struct ag_wal *wal, struct ag_wal_stats *stats);
 
 /* Refuses appends from now on, flushes everything and ends the threads; everybody who
