@@ -263,7 +263,7 @@ class Evidence:
         if native.stats()["ring_lost"]:
             self.admin("restart", size=len(native), root=native.root())
         abandoned = 0
-        for index in self._ledger.index.open_intents():
+        for index in native.open_intents():
             await self._ledger.integrated(index)
             intent = json.loads(self._ledger.native.entry(index))
             entry = Entry(
@@ -327,7 +327,7 @@ class Evidence:
         if suppressed:
             entry.suppressed = suppressed
         try:
-            index = self._ledger.submit(_encode(entry), request, response, request_id=entry.id)
+            index = self._ledger.submit(_encode(entry), request, response)
         except AegisError as error:
             if self._refuse:
                 raise
