@@ -50,6 +50,9 @@ TOOL_VARIABLES = frozenset(
     }
 )
 
+#: Where and how the gateway runs: changed by a restart only, and no part of the policy.
+PROCESS = ("host", "port", "uds", "data", "workers")
+
 Role = Literal["caller", "auditor", "admin"]
 #: Names that go into every entry: short and plain, so they never need a cap.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$")]
@@ -213,6 +216,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65_535, description="0 takes a free port.")
     uds: Path | None = Field(default=None, description="Listen on this Unix socket instead.")
     data: Path = Field(default=Path("aegis-data"), description="Ledger and private files.")
+    workers: int = Field(
+        default=1, ge=1, le=64, description="Processes that share the port, one shard each."
+    )
+    drain_grace: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=1.0,
+        description="Seconds at shutdown in which kept connections still get an answer, with "
+        "`connection: close`, before idle ones are closed.",
+    )
     shutdown_deadline: Seconds = Field(
         default=30.0, description="Seconds that running calls get to finish at shutdown."
     )
@@ -253,12 +264,10 @@ class Settings(BaseSettings):
     def policy(self) -> str:
         """64 hex digits: SHA-256 of the active settings, secrets left out.
 
-        Over the compact JSON text with sorted members of everything but where the process runs
-        (host, port, socket, data directory) and the secrets (the upstream's key, key digests).
+        Over the compact JSON text with sorted members of everything but where it runs
+        and in how many processes (PROCESS), and the secrets (the upstream's key, key digests).
         """
-        shown = self.model_dump(
-            mode="json", exclude={"host": True, "port": True, "uds": True, "data": True}
-        )
+        shown = self.model_dump(mode="json", exclude=dict.fromkeys(PROCESS, True))
         del shown["upstream"]["api_key"]
         for key in shown["keys"]:
             del key["sha256"]
