@@ -256,8 +256,8 @@ class Supervisor:
                 self._selector.unregister(child.channel)
                 child.channel.close()
                 child.channel = None
-            child.pid = 0
             status = self._after(child, os.waitstatus_to_exitcode(code)) or status
+            child.pid = 0
         return status
 
     def _after(self, child: _Child, code: int) -> int:
