@@ -87,6 +87,11 @@ class Upstream(_Table):
     )
     idle_timeout: Seconds = Field(default=60.0, description="Seconds between two pieces of a body.")
     total_timeout: Seconds = Field(default=900.0, description="Seconds for one whole exchange.")
+    heartbeat: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=15.0,
+        description="Seconds of silence in a stream after which the caller gets an SSE comment; "
+        "0: never.",
+    )
     max_reply_bytes: int = Field(
         default=64 << 20, ge=1024, description="Largest plain reply; streams are not limited by it."
     )
@@ -159,8 +164,11 @@ class Limits(_Table):
 class EvidenceSettings(_Table):
     """How calls are recorded."""
 
-    mode: Literal["background"] = Field(
-        default="background", description="Submitted before the reply, which never waits."
+    mode: Literal["background", "durable", "write-ahead"] = Field(
+        default="background",
+        description="background: submitted before the reply, which never waits. durable: the "
+        "reply waits until its entry is on disk. write-ahead: an intent is on disk before the "
+        "upstream is asked.",
     )
     on_failure: Literal["refuse", "serve"] = Field(
         default="refuse",
@@ -176,16 +184,6 @@ class EvidenceSettings(_Table):
         "five seconds' worth; what is above is counted and the next entry carries the count.",
     )
     rejections_total: float = Field(default=200.0, gt=0, description="The same over all sources.")
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _check_mode(cls, value: object) -> object:
-        if value != "background":
-            raise ValueError(
-                f"{value!r} is not available in this version; the one mode is 'background' "
-                "(submitted before the reply is sent, durable within milliseconds)"
-            )
-        return value
 
 
 class LedgerSettings(_Table):
