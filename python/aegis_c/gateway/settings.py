@@ -32,6 +32,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from aegis_c.gateway.settings_file import Lines, variable_of
+
 #: Largest entry one call can make, in bytes; the caps in ``gateway/evidence.py`` guarantee it.
 ENTRY_MAX = 4096
 
@@ -321,13 +323,26 @@ def _is_unknown(name: str) -> bool:
 
 
 def _explain(error: ValidationError, file: Path | None) -> str:
-    """One line per fault: key, reason, given value (never a secret)."""
-    lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "settings"
+    """One line per fault: where, key, reason; never a given value that may be a secret."""
+    lines = None if file is None else Lines(file.read_text(encoding="utf-8"))
+    faults = []
+    for fault in error.errors(include_url=False):
+        path = fault.get("ctx", {}).get("path", fault["loc"])
+        key = ".".join(str(part) for part in path) or "settings"
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             reason = "unknown key"
-        lines.append(f"{key}: {reason}")
+        faults.append(_where(path, lines, missing=fault["type"] == "missing") + f"{key}: {reason}")
     where = f" ({file} and AEGIS_* variables)" if file is not None else ""
-    return f"unusable settings{where}: " + "; ".join(lines)
+    return f"unusable settings{where}: " + "; ".join(faults)
+
+
+def _where(path: tuple[str | int, ...], lines: Lines | None, *, missing: bool) -> str:
+    """The variable or the line that gives ``path``, as a prefix; empty when neither does."""
+    variable = variable_of(path)
+    if variable is not None:
+        return f"{variable}: "
+    if lines is None:
+        return ""
+    line = lines.nearest(path) if missing else lines.exact(path)
+    return "" if line is None else f"line {line}: "
