@@ -32,6 +32,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from aegis_c.gateway.settings_file import Lines, variable_of
+
 #: Largest entry one call can make, in bytes; the caps in ``gateway/evidence.py`` guarantee it.
 ENTRY_MAX = 4096
 
@@ -90,6 +92,11 @@ class Upstream(_Table):
     )
     idle_timeout: Seconds = Field(default=60.0, description="Seconds between two pieces of a body.")
     total_timeout: Seconds = Field(default=900.0, description="Seconds for one whole exchange.")
+    heartbeat: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=15.0,
+        description="Seconds of silence in a stream after which the caller gets an SSE comment; "
+        "0: never.",
+    )
     max_reply_bytes: int = Field(
         default=64 << 20, ge=1024, description="Largest plain reply; streams are not limited by it."
     )
@@ -162,8 +169,11 @@ class Limits(_Table):
 class EvidenceSettings(_Table):
     """How calls are recorded."""
 
-    mode: Literal["background"] = Field(
-        default="background", description="Submitted before the reply, which never waits."
+    mode: Literal["background", "durable", "write-ahead"] = Field(
+        default="background",
+        description="background: submitted before the reply, which never waits. durable: the "
+        "reply waits until its entry is on disk. write-ahead: an intent is on disk before the "
+        "upstream is asked.",
     )
     on_failure: Literal["refuse", "serve"] = Field(
         default="refuse",
@@ -179,16 +189,6 @@ class EvidenceSettings(_Table):
         "five seconds' worth; what is above is counted and the next entry carries the count.",
     )
     rejections_total: float = Field(default=200.0, gt=0, description="The same over all sources.")
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _check_mode(cls, value: object) -> object:
-        if value != "background":
-            raise ValueError(
-                f"{value!r} is not available in this version; the one mode is 'background' "
-                "(submitted before the reply is sent, durable within milliseconds)"
-            )
-        return value
 
 
 class LedgerSettings(_Table):
@@ -315,12 +315,13 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
             + " (nested: AEGIS_UPSTREAM__URL)"
         )
     try:
-        return FileSettings(**{k: v for k, v in overrides.items() if v is not None})
+        loaded = FileSettings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
         raise SettingsError(_explain(error, file)) from None
     except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
         where = f"{file}: " if file is not None else ""
         raise SettingsError(f"{where}{error}") from None
+    return Settings.model_construct(loaded.model_fields_set, **dict(loaded))
 
 
 def _is_unknown(name: str) -> bool:
@@ -332,13 +333,26 @@ def _is_unknown(name: str) -> bool:
 
 
 def _explain(error: ValidationError, file: Path | None) -> str:
-    """One line per fault: key, reason, given value (never a secret)."""
-    lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "settings"
+    """One line per fault: where, key, reason; never a given value that may be a secret."""
+    lines = None if file is None else Lines(file.read_text(encoding="utf-8"))
+    faults = []
+    for fault in error.errors(include_url=False):
+        path = fault.get("ctx", {}).get("path", fault["loc"])
+        key = ".".join(str(part) for part in path) or "settings"
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             reason = "unknown key"
-        lines.append(f"{key}: {reason}")
+        faults.append(_where(path, lines, missing=fault["type"] == "missing") + f"{key}: {reason}")
     where = f" ({file} and AEGIS_* variables)" if file is not None else ""
-    return f"unusable settings{where}: " + "; ".join(lines)
+    return f"unusable settings{where}: " + "; ".join(faults)
+
+
+def _where(path: tuple[str | int, ...], lines: Lines | None, *, missing: bool) -> str:
+    """The variable or the line that gives ``path``, as a prefix; empty when neither does."""
+    variable = variable_of(path)
+    if variable is not None:
+        return f"{variable}: "
+    if lines is None:
+        return ""
+    line = lines.nearest(path) if missing else lines.exact(path)
+    return "" if line is None else f"line {line}: "

@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
     """One connection, and the reply of the exchange it is busy with."""
 
     __slots__ = (
+        "_beat",
         "_buffered",
         "_chunks",
         "_closed",
@@ -84,6 +85,7 @@ class Connection(asyncio.Protocol):
         "_reused",
         "_self_delimiting",
         "_sent",
+        "_silent",
         "_transport",
         "_waiter",
         "busy",
@@ -127,6 +129,8 @@ class Connection(asyncio.Protocol):
         self._keep = False
         self._paused = False
         self._self_delimiting = False
+        self._silent = False  # a heartbeat is due, and nothing has come since
+        self._beat = 0.0
 
     # -- what the forwarder calls ------------------------------------------------------------
 
@@ -167,7 +171,10 @@ class Connection(asyncio.Protocol):
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def chunk(self) -> bytes | None:
-        """The next piece of the body as soon as there is one; None at its end."""
+        """The next piece of the body as soon as there is one; None at its end.
+
+        Empty when there was none for ``heartbeat`` seconds: the caller may want to say so.
+        """
         while True:
             chunks = self._chunks
             if chunks:
@@ -180,8 +187,11 @@ class Connection(asyncio.Protocol):
             if self.done:
                 return None
             self._resume()
-            self._last = self._pool.loop.time()
+            if not self._silent:
+                self._last = self._pool.loop.time()
             await self._wait()
+            if self._silent and not chunks and not self.done and self._error is None:
+                return b""
 
     def fail(self, error: Exception) -> None:
         """End the exchange: whoever waits for the reply gets ``error``.
@@ -254,8 +264,13 @@ class Connection(asyncio.Protocol):
         elif self.on_slow is not None and now - self._sent > SLOW_AFTER:
             on_slow, self.on_slow = self.on_slow, None
             on_slow()
-        elif self._head_done and self._waiter is not None and now - self._last > pool.idle_timeout:
-            self.fail(UpstreamTimeout(f"nothing more within {pool.idle_timeout:g} s"))
+        elif self._head_done and self._waiter is not None:
+            if now - self._last > pool.idle_timeout:
+                self.fail(UpstreamTimeout(f"nothing more within {pool.idle_timeout:g} s"))
+            elif pool.heartbeat and now - max(self._last, self._beat) >= pool.heartbeat:
+                self._beat = now
+                self._silent = True
+                self._wake()
 
     def idle_since(self) -> float:
         """Loop time of the last use."""
@@ -284,6 +299,7 @@ class Connection(asyncio.Protocol):
         if not self._head_done:
             self._head_bytes += len(data)
         self._last = self._pool.loop.time()
+        self._silent = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -380,6 +396,7 @@ class Pool:
         self.total_timeout = settings.total_timeout
         self.first_byte_timeout = settings.first_byte_timeout
         self.idle_timeout = settings.idle_timeout
+        self.heartbeat = settings.heartbeat
         self.max_reply_bytes = settings.max_reply_bytes
         self.created = 0  # connections opened so far
         self.retries = 0  # requests sent a second time
@@ -411,6 +428,8 @@ class Pool:
         self._live: set[Connection] = set()
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         shortest = min(settings.first_byte_timeout, settings.idle_timeout, settings.total_timeout)
+        if settings.heartbeat:
+            shortest = min(shortest, settings.heartbeat)
         self._sweep_every = max(0.02, min(0.25, shortest / 4))
         self._sweep: asyncio.TimerHandle | None = None
         self._sweeping_busy = False
