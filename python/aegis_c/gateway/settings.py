@@ -321,7 +321,8 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
         where = f"{file}: " if file is not None else ""
         raise SettingsError(f"{where}{error}") from None
-    return Settings.model_construct(loaded.model_fields_set, **dict(loaded))
+    values = {name: getattr(loaded, name) for name in Settings.model_fields}
+    return Settings.model_construct(loaded.model_fields_set, **values)
 
 
 def _is_unknown(name: str) -> bool:

@@ -138,7 +138,8 @@ class Supervisor:
                 systemd.notify("WATCHDOG=1")
             while self._signals:
                 self._on_signal(self._signals.pop(0))
-            status = self._reap() or status
+            found = self._reap()
+            status = status or found
             if self._stopping:
                 if deadline is None:
                     deadline = time.monotonic() + self._settings.shutdown_deadline + _KILL_AFTER
@@ -256,17 +257,18 @@ class Supervisor:
                 self._selector.unregister(child.channel)
                 child.channel.close()
                 child.channel = None
-            status = self._after(child, os.waitstatus_to_exitcode(code)) or status
             child.pid = 0
+            status = self._after(child, pid, os.waitstatus_to_exitcode(code)) or status
         return status
 
-    def _after(self, child: _Child, code: int) -> int:
+    def _after(self, child: _Child, pid: int, code: int) -> int:
         """What follows the end of a worker with exit code ``code`` (negative: a signal)."""
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         if self._stopping:
-            if code != DONE:
-                log.error("worker %d ended with %s", child.number, how)
-            return FAILED if code != DONE else 0
+            if code in (DONE, -signal.SIGTERM):  # by the signal itself: it had not begun to serve
+                return 0
+            log.error("worker %d ended with %s", child.number, how)
+            return FAILED
         now = time.monotonic()
         if child.replacing and code == DONE:
             child.replacing = False
@@ -283,7 +285,7 @@ class Supervisor:
         log.error(
             "worker %d (pid %d) ended with %s; it is started again in %.1f s",
             child.number,
-            child.pid,
+            pid,
             how,
             wait,
         )
@@ -349,8 +351,9 @@ async def _serve(worker: Worker, channel: socket.socket) -> None:
                 except SettingsError as error:
                     log.error("settings not reloaded, the old ones stay: %s", error)
         except (asyncio.IncompleteReadError, OSError):
-            log.error("the supervisor is gone; worker %d ends", worker.number)
-            worker.end()
+            if not worker.server.should_exit:
+                log.error("the supervisor is gone; worker %d ends", worker.number)
+                worker.end()
 
     listening = asyncio.get_running_loop().create_task(listen())
     try:

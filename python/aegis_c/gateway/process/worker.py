@@ -139,6 +139,8 @@ class Server(uvicorn.Server):
         while state.connections and time.monotonic() < until and not self.force_exit:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await super().shutdown(sockets=[])
+        if self.force_exit:  # then uvicorn leaves this out
+            await self.lifespan.shutdown()
 
 
 class Worker:
