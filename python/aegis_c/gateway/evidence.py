@@ -395,8 +395,8 @@ def cap(text: str) -> tuple[str, str | None]:
         return text, None
     whole = text.encode("utf-8", "replace")
     kept = whole[:CAP].decode("utf-8", "ignore")
-    while len(_encode(kept)) > CAP_ESCAPED + 2:
-        kept = kept[: len(kept) * CAP_ESCAPED // len(_encode(kept))]
+    while (size := len(_encode(kept)) - 2) > CAP_ESCAPED:
+        kept = kept[: len(kept) * CAP_ESCAPED // size]
     if len(kept.encode("utf-8")) == len(whole):
         return kept, None
     return kept, hashlib.sha256(whole).hexdigest()
