@@ -88,8 +88,11 @@ def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[upstream]\nurl = "http://x/\\r\\nX: y"', "upstream.url: must be printable"),
         ('[upstream]\napi_key = "a\\r\\nX: y"', "upstream.api_key: must be printable"),
         ("[upstream]\nconnect_timeout = 0", "upstream.connect_timeout: "),
-        ("[evidence]\nmode = 'durable'", "evidence.mode: 'durable' is not available"),
-        ("[evidence]\nmode = 'write-ahead'", "'write-ahead' is not available"),
+        (
+            "[evidence]\nmode = 'writeahead'",
+            "evidence.mode: Input should be 'background', 'durable'",
+        ),
+        ("[upstream]\nheartbeat = -1", "upstream.heartbeat: "),
         ("[evidence]\non_failure = 'ignore'", "evidence.on_failure: "),
         ("[ledger]\norigin = 'a b'", "ledger.origin: "),
         (f"[[keys]]\nid='a b'\nsha256='{DIGEST}'\ntenant='t'", "keys.0.id: "),

@@ -28,6 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from aegis_c.gateway.settings_file import Lines, variable_of
 from aegis_c.gateway.tables import Name, Seconds, Table
 from aegis_c.gateway.upstream_settings import Upstream
 
@@ -98,8 +99,11 @@ class Limits(Table):
 class EvidenceSettings(Table):
     """How calls are recorded."""
 
-    mode: Literal["background"] = Field(
-        default="background", description="Submitted before the reply, which never waits."
+    mode: Literal["background", "durable", "write-ahead"] = Field(
+        default="background",
+        description="background: submitted before the reply, which never waits. durable: the "
+        "reply waits until its entry is on disk. write-ahead: an intent is on disk before the "
+        "upstream is asked.",
     )
     on_failure: Literal["refuse", "serve"] = Field(
         default="refuse",
@@ -115,16 +119,6 @@ class EvidenceSettings(Table):
         "five seconds' worth; what is above is counted and the next entry carries the count.",
     )
     rejections_total: float = Field(default=200.0, gt=0, description="The same over all sources.")
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _check_mode(cls, value: object) -> object:
-        if value != "background":
-            raise ValueError(
-                f"{value!r} is not available in this version; the one mode is 'background' "
-                "(submitted before the reply is sent, durable within milliseconds)"
-            )
-        return value
 
 
 class LedgerSettings(Table):
@@ -263,13 +257,26 @@ def _is_unknown(name: str) -> bool:
 
 
 def _explain(error: ValidationError, file: Path | None) -> str:
-    """One line per fault: key, reason, given value (never a secret)."""
-    lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "settings"
+    """One line per fault: where, key, reason; never a given value that may be a secret."""
+    lines = None if file is None else Lines(file.read_text(encoding="utf-8"))
+    faults = []
+    for fault in error.errors(include_url=False):
+        path = fault.get("ctx", {}).get("path", fault["loc"])
+        key = ".".join(str(part) for part in path) or "settings"
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             reason = "unknown key"
-        lines.append(f"{key}: {reason}")
+        faults.append(_where(path, lines, missing=fault["type"] == "missing") + f"{key}: {reason}")
     where = f" ({file} and AEGIS_* variables)" if file is not None else ""
-    return f"unusable settings{where}: " + "; ".join(lines)
+    return f"unusable settings{where}: " + "; ".join(faults)
+
+
+def _where(path: tuple[str | int, ...], lines: Lines | None, *, missing: bool) -> str:
+    """The variable or the line that gives ``path``, as a prefix; empty when neither does."""
+    variable = variable_of(path)
+    if variable is not None:
+        return f"{variable}: "
+    if lines is None:
+        return ""
+    line = lines.nearest(path) if missing else lines.exact(path)
+    return "" if line is None else f"line {line}: "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -50,6 +51,11 @@ class Upstream(Table):
     )
     idle_timeout: Seconds = Field(default=60.0, description="Seconds between two pieces of a body.")
     total_timeout: Seconds = Field(default=900.0, description="Seconds for one whole exchange.")
+    heartbeat: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=15.0,
+        description="Seconds of silence in a stream after which the caller gets an SSE comment; "
+        "0: never.",
+    )
     max_reply_bytes: int = Field(
         default=64 << 20, ge=1024, description="Largest plain reply; streams are not limited by it."
     )

@@ -29,6 +29,7 @@ class Connection(asyncio.Protocol):
     """One connection; made by its pool, used for one exchange at a time."""
 
     __slots__ = (
+        "_beat",
         "_buffered",
         "_chunks",
         "_closed",
@@ -49,6 +50,7 @@ class Connection(asyncio.Protocol):
         "_received",
         "_self_delimiting",
         "_sent",
+        "_silent",
         "_waiter",
         "busy",
         "done",
@@ -96,6 +98,8 @@ class Connection(asyncio.Protocol):
         self._progressless = 0  # bytes since the last piece of the body
         self._received = False
         self._self_delimiting = False
+        self._silent = False  # a heartbeat is due, and nothing has come since
+        self._beat = 0.0
 
     # -- what the forwarder calls ------------------------------------------------------------
 
@@ -139,7 +143,10 @@ class Connection(asyncio.Protocol):
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def chunk(self) -> bytes | None:
-        """The next piece of the body as soon as there is one; None at its end."""
+        """The next piece of the body as soon as there is one; None at its end.
+
+        Empty when there was none for ``heartbeat`` seconds: the caller may want to say so.
+        """
         while True:
             chunks = self._chunks
             if chunks:
@@ -152,8 +159,11 @@ class Connection(asyncio.Protocol):
             if self.done:
                 return None
             self._resume()
-            self._last = self._pool.loop.time()
+            if not self._silent:
+                self._last = self._pool.loop.time()
             await self._wait()
+            if self._silent and not chunks and not self.done and self._error is None:
+                return b""
 
     def fail(self, error: Exception) -> None:
         """End the exchange: whoever waits for the reply gets ``error``.
@@ -227,8 +237,13 @@ class Connection(asyncio.Protocol):
         elif self.on_slow is not None and now - self._sent > SLOW_AFTER:
             on_slow, self.on_slow = self.on_slow, None
             on_slow()
-        elif self._head_done and self._waiter is not None and now - self._last > pool.idle_timeout:
-            self.fail(UpstreamTimeout(f"nothing more within {pool.idle_timeout:g} s"))
+        elif self._head_done and self._waiter is not None:
+            if now - self._last > pool.idle_timeout:
+                self.fail(UpstreamTimeout(f"nothing more within {pool.idle_timeout:g} s"))
+            elif pool.heartbeat and now - max(self._last, self._beat) >= pool.heartbeat:
+                self._beat = now
+                self._silent = True
+                self._wake()
 
     def idle_since(self) -> float:
         """Loop time of the last use."""
@@ -257,6 +272,7 @@ class Connection(asyncio.Protocol):
         self._received = True
         self._progressless += len(data)
         self._last = self._pool.loop.time()
+        self._silent = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:

@@ -48,6 +48,7 @@ class Pool:
         self.total_timeout = settings.total_timeout
         self.first_byte_timeout = settings.first_byte_timeout
         self.idle_timeout = settings.idle_timeout
+        self.heartbeat = settings.heartbeat
         self.max_reply_bytes = settings.max_reply_bytes
         self.created = 0  # connections opened so far
         self.retries = 0  # requests sent a second time
@@ -66,6 +67,8 @@ class Pool:
         self._keep: dict[Connection, float] = {}  # connections that the upstream keeps for less
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         shortest = min(settings.first_byte_timeout, settings.idle_timeout, settings.total_timeout)
+        if settings.heartbeat:
+            shortest = min(shortest, settings.heartbeat)
         self._sweep_every = max(0.02, min(0.25, shortest / 4))
         self._sweep: asyncio.TimerHandle | None = None
         self._sweeping_busy = False
