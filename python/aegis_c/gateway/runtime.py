@@ -29,7 +29,7 @@ from aegis_c.gateway.hot.pool import Pool
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
 from aegis_c.gateway.metrics import Metrics
-from aegis_c.gateway.settings import Settings
+from aegis_c.gateway.settings import Settings, SettingsError
 from aegis_c.ledger import AsyncLedger
 from aegis_c.ledger.layout import DataDir
 
@@ -158,7 +158,10 @@ class Runtime:
             limits = settings.limits
             self.background = Background(limits.background_queue, limits.background_workers)
             self.background.start()
-            self.pool = Pool(upstream)
+            try:
+                self.pool = Pool(upstream)
+            except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
+                raise SettingsError(f"upstream: {error}") from None
             self._assemble(upstream.name)
             abandoned = await self.evidence.recover()
             if abandoned:
