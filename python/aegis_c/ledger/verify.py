@@ -532,7 +532,10 @@ def verify_proof(
 # ---------------------------------------------------------------- 6. entries
 
 KINDS = ("call", "intent", "settle", "rejection", "analysis", "admin")
-ENDINGS = ("done", "client_gone", "upstream_error", "timeout", "shutdown", "abandoned")
+ENDINGS = (
+    *("done", "client_gone", "upstream_error", "timeout"),
+    *("shutdown", "internal_error", "abandoned"),
+)
 """Values of `status` in an entry of kind settle."""
 ROLES = ("request", "response")
 
