@@ -43,6 +43,7 @@ ENTRIES: list[dict[str, Any]] = [
     CALL,
     HEAD | {"kind": "intent", "request": BODY},
     HEAD | {"kind": "settle", "of": 4, "status": "abandoned"},
+    HEAD | {"kind": "settle", "of": 4, "status": 200},
     HEAD | {"kind": "settle", "of": 4, "status": "internal_error"},
     HEAD | {"kind": "rejection", "status": 429, "reason": "rate_limit", "stage": "limits"},
     HEAD | {"kind": "analysis", "of": 0, "analysis": {"entropy": 1.5}},

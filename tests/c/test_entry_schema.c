@@ -46,8 +46,10 @@ every_kind(void)
     BAD(HEAD "}"); /* no status */
     BAD("{\"v\":1,\"kind\":\"party\",\"id\":\"" ID "\",\"time\":\"" TIME "\"}");
     BAD("{\"v\":1,\"kind\":\"admin\",\"id\":\"" ID "\",\"time\":\"" TIME "\"}");
+    GOOD("{\"v\":1,\"kind\":\"settle\",\"id\":\"" ID "\",\"time\":\"" TIME
+         "\",\"status\":200}");
     BAD("{\"v\":1,\"kind\":\"settle\",\"id\":\"" ID "\",\"time\":\"" TIME
-        "\",\"status\":200}");
+        "\",\"status\":\"party\"}");
     BAD("{\"v\":1,\"kind\":\"rejection\",\"id\":\"" ID "\",\"time\":\"" TIME
         "\",\"status\":429,\"reason\":\"r\"}");
     BAD("{\"kind\":\"intent\",\"id\":\"" ID "\",\"time\":\"" TIME "\"}");

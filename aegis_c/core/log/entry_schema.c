@@ -601,15 +601,16 @@ take_object(struct walk *walk, const struct member *rules, size_t count, uint32_
 
 /* ---- the whole ---- */
 
+/* An HTTP status; a settle may say in a word how its stream ended. */
 static bool
 status_fits(const struct walk *walk)
 {
-    if (walk->kind != SETTLE) {
-        return !walk->status_is_text && walk->status.size == 3 &&
+    if (!walk->status_is_text) {
+        return walk->status.size == 3 && walk->status.data[0] >= '1' &&
                walk->status.data[0] <= '5';
     }
     for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++) {
-        if (walk->status_is_text && equals(&walk->status, endings[i])) {
+        if (walk->kind == SETTLE && equals(&walk->status, endings[i])) {
             return true;
         }
     }
