@@ -25,6 +25,7 @@ from aegis_c.gateway.hot.guard import Guard
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.pool import Pool
+from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.settings import Settings
 from aegis_c.ledger import AsyncLedger
@@ -298,6 +299,9 @@ def _add_gauges(runtime: Runtime) -> None:
     def of(read: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
         return lambda: read() if runtime.running else {}
 
+    runtime.metrics.registry.register(
+        LedgerMetrics(lambda: runtime.ledger.native.stats() if runtime.running else None)
+    )
     gauge, counter = runtime.metrics.gauge, runtime.metrics.counter
     gauge(
         "aegis_calls_in_flight",
