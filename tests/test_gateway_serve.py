@@ -12,8 +12,8 @@ import openai
 import pytest
 
 import upstream
+from gateway_process import entries, refused, serving
 from gateway_rig import ASK, CHAT, KEY, request, run
-from server_process import entries, refused, serving
 from upstream import Exchange, delta
 
 STREAM = {**ASK, "stream": True}

@@ -15,8 +15,8 @@ import pytest
 import upstream
 from aegis_c.gateway.process.acceptor import Board
 from aegis_c.ledger import verify
+from gateway_process import Process, entries, refused, serving
 from gateway_rig import ASK, KEY, KEYS, SCHEMA, Client, key, request, run, until
-from server_process import Process, entries, refused, serving
 from upstream import Exchange, delta
 
 STREAM = {**ASK, "stream": True}
@@ -162,15 +162,15 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_start_ends_the_gateway_with_a_reason(tmp_path: Path) -> None:
     async def main() -> None:
-        async with upstream.running() as up:
-            async with serving(tmp_path, up.url, AEGIS_WORKERS=2) as server:
-                status, error = await refused(tmp_path, AEGIS_WORKERS=2)
-                assert status == 2
-                assert f"in use by another gateway (pid {server.pid})" in error
-                status, error = await refused(tmp_path)
-                assert (status, "in use by another gateway" in error) == (2, True)
-                await calls(server, 4)
-                assert await server.end() == 0
+        async with (
+            upstream.running() as up,
+            serving(tmp_path, up.url, AEGIS_WORKERS=2) as server,
+        ):
+            status, error = await refused(tmp_path, AEGIS_WORKERS=2)
+            assert status == 2
+            assert f"in use by another gateway (pid {server.pid})" in error
+            await calls(server, 4)
+            assert await server.end() == 0
         segment = min((tmp_path / "private" / "w1" / "wal").glob("*.seg"))
         whole = segment.read_bytes()
         damaged = bytearray(whole)

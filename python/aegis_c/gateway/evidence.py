@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("aegis_c.gateway.evidence")
 
 CAP: Final = 256  # bytes of UTF-8 of one string from outside
+CAP_ESCAPED: Final = 384  # bytes that it may take in JSON
 _SOURCES_MAX: Final = 4096  # source addresses whose rejection rate is followed one by one
 _BURST: Final = 5.0  # seconds' worth of rejections that may come at once
 _LOG_EVERY: Final = 5.0  # seconds between two lines about entries that could not be recorded
+
+_VARIANT: Final = {digit: "89ab"[i % 4] for i, digit in enumerate("0123456789abcdef")}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -273,7 +277,7 @@ class Evidence:
         entry.size = size
         entry.root = None if root is None else base64.b64encode(root).decode()
         entry.shards = shards
-        return self._append(entry, None, None) if self.refuses else self._submit(entry, None, None)
+        return self._must(entry)
 
     # -- start and end -----------------------------------------------------------------------
 
@@ -282,14 +286,17 @@ class Evidence:
 
         When what the last run had submitted could not be replayed (power loss, another boot),
         ``restart`` comes first: entries that were never durable may be missing from here on.
-        Returns the number of streams that were settled as abandoned.
+        Returns the number of streams that were settled as abandoned. Raises AegisError when that
+        cannot be recorded and ``refuses`` is set.
         """
         native = self._ledger.native
         if len(native) == 0:
             self.admin("genesis")
             return 0
         if native.stats()["ring_lost"]:
-            self.admin("restart", size=len(native), root=native.root())
+            size = len(native)
+            await self._ledger.integrated(size - 1)
+            self.admin("restart", size=size, root=native.root(size))
         abandoned = 0
         for index in self._ledger.index.open_intents():
             await self._ledger.integrated(index)
@@ -311,7 +318,7 @@ class Evidence:
             for name in ("client_id", "client_id_sha256", "session", "session_sha256"):
                 setattr(entry, name, intent.get(name))
             abandoned += 1
-            made = self._submit(entry, None, None)
+            made = self._must(entry)
             if made is not None and self._ledger.native.room() < 2 * ENTRY_MAX:
                 await self._ledger.integrated(made)
         return abandoned
@@ -356,6 +363,10 @@ class Evidence:
         except AegisError as error:
             self._gap(entry.kind, error)
             return None
+
+    def _must(self, entry: Entry) -> int | None:
+        """Submit what the log should not go on without."""
+        return self._append(entry, None, None) if self.refuses else self._submit(entry, None, None)
 
     def _append(
         self,
@@ -411,15 +422,15 @@ class Evidence:
 def cap(text: str) -> tuple[str, str | None]:
     """``text`` cut to CAP bytes of UTF-8, and, when it was cut, the SHA-256 of the whole (hex).
 
-    Characters that JSON must escape count by their escaped length beyond twice the cap, so that
-    the result never takes more than 2 * CAP bytes of an entry.
+    A text of many characters that JSON must escape is cut further, so that the result never takes
+    more than CAP_ESCAPED bytes of an entry, quotes not counted.
     """
-    if len(text) <= CAP and text.isascii() and text.isprintable():
+    if len(text) <= CAP_ESCAPED // 2 and text.isascii() and text.isprintable():
         return text, None
     whole = text.encode("utf-8", "replace")
     kept = whole[:CAP].decode("utf-8", "ignore")
-    while len(_encode(kept)) > 2 * CAP + 2:
-        kept = kept[: len(kept) * 2 * CAP // len(_encode(kept))]
+    while (size := len(_encode(kept)) - 2) > CAP_ESCAPED:
+        kept = kept[: len(kept) * CAP_ESCAPED // size]
     if len(kept.encode("utf-8")) == len(whole):
         return kept, None
     return kept, hashlib.sha256(whole).hexdigest()
@@ -445,11 +456,28 @@ def _timing(call: Call) -> dict[str, int]:
     return {"total_us": total}
 
 
+_BATCH: Final = 256  # ids whose random digits are drawn at a time
+_digits: deque[str] = deque()  # 19 hex digits each: popleft() is one step, whatever thread asks
+os.register_at_fork(after_in_child=_digits.clear)
+_millisecond = (0, "")
+
+
 def uuid7() -> str:
     """A new UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 74 random bits."""
-    digits = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    global _millisecond
+    now = time.time_ns() // 1_000_000
+    known, head = _millisecond
+    if now != known:
+        digits = f"{now:012x}"
+        head = f"{digits[:8]}-{digits[8:]}-7"
+        _millisecond = (now, head)
+    try:
+        r = _digits.popleft()
+    except IndexError:
+        drawn = os.urandom(10 * _BATCH).hex()
+        _digits.extend(drawn[i : i + 19] for i in range(20, len(drawn), 20))
+        r = drawn[:19]
+    return f"{head}{r[:3]}-{_VARIANT[r[3]]}{r[4:7]}-{r[7:]}"
 
 
 _second = 0

@@ -29,6 +29,7 @@ from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.pool import Pool
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
+from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
 from aegis_c.gateway.shards import Place, close_others, open_shard, remember, ring_bytes
@@ -169,7 +170,10 @@ class Runtime:
             limits = settings.limits
             self.background = Background(limits.background_queue, limits.background_workers)
             self.background.start()
-            self.pool = Pool(upstream)
+            try:
+                self.pool = Pool(upstream)
+            except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
+                raise SettingsError(f"upstream: {error}") from None
             self._open(upstream.name)
             self._assemble()
             abandoned = await self.evidence.recover()
@@ -291,7 +295,7 @@ class Runtime:
         if settings.upstream != self.settings.upstream:
             try:
                 pool = Pool(settings.upstream)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise SettingsError(f"upstream: {error}") from None
         old, self.settings, self._policy = self.settings, settings, settings.policy()
         self.auth = Auth(settings.keys)
@@ -358,7 +362,7 @@ def check_reload(old: Settings, new: Settings) -> None:
             raise SettingsError(f"ledger.{name} changed; that takes a restart")
     if old.limits.background_workers != new.limits.background_workers:
         raise SettingsError("limits.background_workers changed; that takes a restart")
-    if new.upstream.url is None and old.upstream.url is not None:
+    if old.upstream.configured and not new.upstream.configured:
         raise SettingsError(
             "upstream.url is gone; going over to the built-in model takes a restart"
         )
@@ -394,6 +398,9 @@ def _add_gauges(runtime: Runtime) -> None:
     def of(read: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
         return lambda: read() if runtime.running else {}
 
+    runtime.metrics.registry.register(
+        LedgerMetrics(lambda: runtime.ledger.native.stats() if runtime.running else None)
+    )
     gauge, counter = runtime.metrics.gauge, runtime.metrics.counter
     gauge(
         "aegis_calls_in_flight",

@@ -69,7 +69,7 @@ def announce(settings: Settings, listener: socket.socket) -> None:
             "'local' with every role",
             file=sys.stderr,
         )
-    if settings.upstream.url is None:
+    if not settings.upstream.configured:
         print("aegis: no upstream is configured: the built-in demonstration model answers")
     print(
         f"aegis: listening on {listening.address(listener)}; ledger in {settings.data}",

@@ -18,8 +18,9 @@ from aegis_c.gateway.hot.adapters.openai import read_reply
 from aegis_c.gateway.hot.faults import in_openais_shape, upstream_garbage, upstream_refusal
 from aegis_c.gateway.hot.guard import Head
 from aegis_c.gateway.hot.pool import Connection, Pool, UpstreamError, header_line
-from aegis_c.gateway.hot.reply import JSON, reply_headers
+from aegis_c.gateway.hot.reply import EVENTS, JSON, reply_headers
 from aegis_c.gateway.hot.watch import Watch
+from aegis_c.gateway.hot.wire import send_reply
 
 if TYPE_CHECKING:
     from aegis_c.gateway.background.analyst import Analyst
@@ -69,7 +70,7 @@ class Forwarder:
             connection = watch.connection = await pool.answered(connection, request, body)
             status = connection.status
             media = connection.headers.get(b"content-type", b"")
-            if stream and status == 200 and not media.startswith(JSON):
+            if stream and status == 200 and (not media or media.lower().startswith(EVENTS)):
                 call.upstream_ns = time.perf_counter_ns() - sent
                 return await self._relay.run(call, connection, watch, send)
             reply = await connection.body()
@@ -142,14 +143,9 @@ class Forwarder:
             reply = in_openais_shape(status, reply)
             media = JSON
         index = await self._recording.answer(call, status, reply, model, usage)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": reply_headers(call, media or JSON, headers, len(reply)),
-            }
+        await send_reply(
+            send, status, reply_headers(call, media or JSON, headers, len(reply)), reply
         )
-        await send({"type": "http.response.body", "body": reply})
         if index is not None and status < 400:
             self._analyst.look_at(call, index, reply)
         return status

@@ -25,7 +25,7 @@ from aegis_c.gateway.app import create_app
 from aegis_c.gateway.process.acceptor import Acceptor, Board
 from aegis_c.gateway.process.listener import BACKLOG
 from aegis_c.gateway.runtime import Runtime
-from aegis_c.gateway.settings import Settings
+from aegis_c.gateway.settings import Settings, SettingsError
 from aegis_c.gateway.shards import Place
 from aegis_c.ledger.layout import LayoutError
 
@@ -172,7 +172,7 @@ class Worker:
             )
         try:
             await self.runtime.start()
-        except (AegisError, LayoutError, OSError) as error:
+        except (AegisError, LayoutError, OSError, SettingsError) as error:
             raise CannotStart(str(error)) from error
         if self._cores is not None:
             os.sched_setaffinity(0, {mine})

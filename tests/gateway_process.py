@@ -1,4 +1,4 @@
-"""The server as a process, for tests: started, asked, ended."""
+"""A gateway as a process of its own, for tests of how it starts, ends and dies."""
 
 from __future__ import annotations
 
