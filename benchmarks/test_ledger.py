@@ -481,7 +481,7 @@ class _Native:
         index = -1
         while time.perf_counter() < until and self._ledger.native.room() > 65536:
             name = request_id(self.count)
-            index = self._ledger.submit(meta(self.count), BODY, BODY, request_id=name)
+            index = self._ledger.submit(meta(self.count), BODY, BODY)
             self.count += 1
         if index >= 0:
             wait = asyncio.get_running_loop().create_task(self._ledger.durable(index))

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "ledger_type.h"
+#include "wal_stats.h"
 
 /* ---- stages ---- */
 
@@ -180,7 +181,8 @@ agpy_ledger_length(PyObject *self)
 /* ---- description ---- */
 
 AGPY_LEDGER_DOC(stats, "stats($self, /)\n--\n\n"
-                       "Counters and sizes as a dict; *_ns in nanoseconds.");
+                       "Counters and sizes as a dict; *_ns in nanoseconds. wal: those\n"
+                       "of the write-ahead log, as WalWriter.stats() has them.");
 
 PyObject *
 agpy_ledger_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -195,11 +197,16 @@ agpy_ledger_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
     Py_END_ALLOW_THREADS
     agpy_ledger_release(self);
     const struct ag_wal_stats *w = &s.wal;
+    PyObject *log = agpy_wal_stats(w);
+    if (log == NULL) {
+        return NULL;
+    }
     return Py_BuildValue(
-        "{sKsKsKsK sKsKsKsKsKsz sKsKsK sKsKsKsOsO sKsKszsO}", "submitted", s.submitted,
-        "durable", s.durable, "integrated", s.integrated, "published", s.published,
-        "checkpoints", s.checkpoints, "publish_failures", s.publish_failures, "reopens",
-        s.reopens, "replayed", s.replayed, "rewritten", s.rewritten, "last_failure",
+        "{sKsKsKsK sKsKsKsKsKsz sKsKsK sKsKsKsOsO sKsKszsOsN}", "submitted",
+        s.submitted, "durable", s.durable, "integrated", s.integrated, "published",
+        s.published, "checkpoints", s.checkpoints, "publish_failures",
+        s.publish_failures, "reopens", s.reopens, "replayed", s.replayed, "rewritten",
+        s.rewritten, "last_failure",
         s.last_failure.status != AG_OK ? s.last_failure.what : NULL, "commits",
         w->batches, "commit_ns", w->sync_ns_total, "commit_max_ns", w->sync_ns_max,
         "low_water", w->low_water, "live_segments",
@@ -207,7 +214,7 @@ agpy_ledger_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
         (unsigned long long)w->segment_bytes, "direct", w->direct ? Py_True : Py_False,
         "no_space", w->no_space ? Py_True : Py_False, "ring_bytes", w->ring_capacity,
         "ring_used", w->ring_used, "ring_mode", w->ring_mode, "ring_lost",
-        w->ring_lost ? Py_True : Py_False);
+        w->ring_lost ? Py_True : Py_False, "wal", log);
 }
 
 PyObject *

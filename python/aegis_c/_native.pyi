@@ -1,6 +1,6 @@
 """Types of the native core; docstrings are in the module itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, final, overload
@@ -29,6 +29,10 @@ class LedgerError(AegisError): ...
 class LedgerFull(LedgerError): ...
 class VerificationError(AegisError): ...
 class LimitError(AegisError): ...
+
+class JsonError(AegisError):
+    code: str
+    member: str | None
 
 @final
 class Commitment:
@@ -282,6 +286,13 @@ class WalWriter:
     ) -> None: ...
 
 @final
+class JsonScanner:
+    def __new__(
+        cls, governed: Mapping[str, Iterable[str]] = ..., *, max_depth: int = 64
+    ) -> Self: ...
+    def scan(self, body: bytes, /) -> None: ...
+
+@final
 class WalReader:
     def __new__(
         cls,
@@ -313,3 +324,7 @@ def _find_entries(path: _Path, private: _Path, request_id: str | bytes, /) -> li
 def _kernel_run(name: str, leaves: bool, count: int, /) -> None: ...
 def _sha256_hex(data: bytes, /) -> str: ...
 def _hmac_sha256(key: bytes, message: bytes, /) -> bytes: ...
+def _audit_tiles(
+    folder: str | PathLike[str], first: int, count: int, /
+) -> tuple[bytes, bytes, int]: ...
+def _entry_conforms(entry: bytes, /) -> bool: ...

@@ -32,17 +32,23 @@ told_time(void)
 }
 
 static struct ag_table *
-open_table(const char *path, uint64_t slots)
+open_with_clock(const char *path, uint64_t slots, uint64_t (*clock)(void))
 {
     struct ag_error err;
     struct ag_table *t = NULL;
     struct ag_table_options options = {
-        .path = path, .slots = slots, .sync = way, .clock = told_time};
+        .path = path, .slots = slots, .sync = way, .clock = clock};
     int status = ag_table_open(&options, &t, &err);
     if (status != AG_OK) {
         CHECK_FAIL("open: %s (%s)", err.what, err.file);
     }
     return t;
+}
+
+static struct ag_table *
+open_table(const char *path, uint64_t slots)
+{
+    return open_with_clock(path, slots, told_time);
 }
 
 static struct ag_limit
@@ -368,7 +374,8 @@ churn(void)
 {
     enum { THREADS = 4 };
     char path[512];
-    struct ag_table *t = open_table(scratch_path(path, dir, "churn"), CHURN_SLOTS);
+    struct ag_table *t =
+        open_with_clock(scratch_path(path, dir, "churn"), CHURN_SLOTS, ag_boottime_ns);
     _Atomic uint64_t admitted[CHURN_KEYS] = {0};
     struct churn args[THREADS];
     pthread_t threads[THREADS];

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("aegis_c.gateway.evidence")
 
 CAP: Final = 256  # bytes of UTF-8 of one string from outside
+CAP_ESCAPED: Final = 384  # bytes that it may take in JSON
 _SOURCES_MAX: Final = 4096  # source addresses whose rejection rate is followed one by one
 _BURST: Final = 5.0  # seconds' worth of rejections that may come at once
 _LOG_EVERY: Final = 5.0  # seconds between two lines about entries that could not be recorded
+
+_VARIANT: Final = {digit: "89ab"[i % 4] for i, digit in enumerate("0123456789abcdef")}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -67,6 +71,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     suppressed: int | None = None
     size: int | None = None
     root: str | None = None
+    shards: dict[str, Any] | None = None
     analysis: dict[str, Any] | None = None
 
 
@@ -77,7 +82,9 @@ class Call:
         "admitted",
         "client_id",
         "endpoint",
+        "entry",
         "id",
+        "intent",
         "model",
         "owed",
         "principal",
@@ -101,16 +108,17 @@ class Call:
         self.request: Commitment | bytes | None = None  # the body, once it has been read
         self.admitted = False  # from here on there is room for its entries
         self.owed = 0  # entries it may still make
-        self.recorded = False  # a call or an intent is in the ledger: no rejection may follow
+        self.intent: int | None = None  # index of its intent, once there is one
+        self.recorded = False  # the entry of its outcome was made: no rejection need follow
+        self.entry: bytes | None = None  # `<origin>/<index>` of an entry known to be durable
         self.upstream_ns = 0
 
 
 class Evidence:
     """Builds and submits entries; used from the event loop alone.
 
-    Methods return the entry's index, or None when it could not be recorded (the gap is logged and
-    counted). With ``on_failure = "refuse"``, call() and intent() raise AegisError instead: their
-    reply can still be withheld.
+    Methods return the entry's index, or None when it could not be recorded: the gap is logged and
+    counted, and with ``refuses`` a reply that can still be withheld must be.
     """
 
     def __init__(
@@ -126,12 +134,14 @@ class Evidence:
     ) -> None:
         """``reserved()`` is the ring space, in bytes, that admitted calls may still need."""
         self._ledger = ledger
-        self._policy = policy
-        self._provider = provider
-        self._refuse = refuse_on_failure
         self._reserved = reserved
-        self._per_source = 1.0 / rejections_per_source
-        self._total = 1.0 / rejections_total
+        self.use(
+            policy=policy,
+            provider=provider,
+            refuse_on_failure=refuse_on_failure,
+            rejections_per_source=rejections_per_source,
+            rejections_total=rejections_total,
+        )
         self._sources: dict[str, float] = {}
         self._total_at = 0.0
         self._suppressed = 0
@@ -139,6 +149,27 @@ class Evidence:
         self.gaps = 0  # entries that could not be recorded
         self.suppressed_total = 0  # rejections counted instead of recorded
         self.submitted: dict[str, int] = {}  # entries by kind
+
+    def use(
+        self,
+        *,
+        policy: str,
+        provider: str,
+        refuse_on_failure: bool,
+        rejections_per_source: float,
+        rejections_total: float,
+    ) -> None:
+        """Entries from now on are made under these settings."""
+        self._policy = policy
+        self._provider = provider
+        self.refuses = refuse_on_failure
+        self._per_source = 1.0 / rejections_per_source
+        self._total = 1.0 / rejections_total
+
+    @property
+    def provider(self) -> str:
+        """The ``provider`` member of entries."""
+        return self._provider
 
     # -- the kinds ---------------------------------------------------------------------------
 
@@ -160,8 +191,8 @@ class Evidence:
         _set_model(entry, call.model, answered)
         return self._submit(entry, call.request, response)
 
-    def intent(self, call: Call, status: int) -> int | None:
-        """A stream is about to begin: submitted before its headers go out."""
+    def intent(self, call: Call, status: int | None) -> int | None:
+        """A stream is about to begin, or (in write-ahead mode, no ``status`` yet) any call."""
         entry = self._entry("intent", call)
         entry.status = status
         entry.provider = self._provider
@@ -172,46 +203,41 @@ class Evidence:
     def settle(
         self,
         call: Call,
-        intent: int | None,
-        status: str,
-        response: Commitment | None,
+        status: str | int,
+        response: Commitment | bytes | None,
         *,
-        events: int,
+        events: int | None = None,
         answered: str | None = None,
         usage: dict[str, int] | None = None,
     ) -> int | None:
-        """A stream ended; ``response`` commits to what was really delivered.
+        """What an intent led to: a stream that ended somehow, or one reply with its status.
 
-        Never raises AegisError: what was delivered cannot be withheld any more.
+        ``response`` is what was really delivered, or the plain reply that goes out.
         """
         entry = self._entry("settle", call)
-        entry.of = intent
+        entry.of = call.intent
         entry.status = status
         entry.usage = usage
         entry.events = events
         entry.provider = self._provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
-        try:
-            return self._submit(entry, None, response)
-        except AegisError as error:
-            self._gap("settle", error)
-            return None
+        return self._submit(entry, None, response)
 
     def rejection(
         self, call: Call, *, status: int, reason: str, stage: str, response: bytes | None
     ) -> int | None:
-        """A request was refused, or could not be answered.
+        """A request was refused, or could not be answered; a call with an intent is settled.
 
         A flood is counted instead of recorded (the next entry carries the count), and so is a
-        rejection that would take ring space from admitted calls. An admitted call, which may
-        have gone upstream, is always recorded.
+        rejection that would take ring space from admitted calls, or that the ledger cannot take.
+        An admitted call, which may have gone upstream, has room of its own.
         """
-        if not call.admitted and not self._may_reject(call.source):
-            self._suppressed += 1
-            self.suppressed_total += 1
+        if not call.owed and not self._may_reject(call):
+            self._count()
             return None
-        entry = self._entry("rejection", call)
+        entry = self._entry("rejection" if call.intent is None else "settle", call)
+        entry.of = call.intent
         entry.status = status
         entry.reason = reason
         entry.stage = stage
@@ -219,33 +245,39 @@ class Evidence:
         if call.admitted:
             entry.provider = self._provider
         _set_model(entry, call.model, None)
-        try:
-            return self._submit(entry, call.request, response)
-        except AegisError as error:  # the caller is refused anyway: nothing is withheld
-            self._gap("rejection", error)
-            return None
+        request = call.request if call.intent is None else None
+        index = self._submit(entry, request, response)
+        if index is None:
+            self._count()
+        return index
 
     def analysis(self, call: Call, of: int, analysis: dict[str, Any]) -> int | None:
         """What the background analyser found about the call or settle at index ``of``."""
         entry = self._entry("analysis", call)
         entry.of = of
         entry.analysis = analysis
-        try:
-            return self._submit(entry, None, None)
-        except AegisError as error:
-            self._gap("analysis", error)
-            return None
+        return self._submit(entry, None, None)
 
     def admin(
-        self, event: str, *, size: int | None = None, root: bytes | None = None
+        self,
+        event: str,
+        *,
+        size: int | None = None,
+        root: bytes | None = None,
+        shards: dict[str, Any] | None = None,
     ) -> int | None:
-        """Something happened to the log itself; ``size`` and ``root`` are its tree then."""
+        """Something happened to the log itself; ``size`` and ``root`` are its tree then.
+
+        ``shards``: the set of shards from now on (event ``shards``). Raises AegisError when it
+        cannot be recorded and ``refuses`` is set.
+        """
         entry = Entry(
             v=1, kind="admin", id=uuid7(), event=event, time=timestamp(), policy=self._policy
         )
         entry.size = size
         entry.root = None if root is None else base64.b64encode(root).decode()
-        return self._submit(entry, None, None)
+        entry.shards = shards
+        return self._must(entry)
 
     # -- start and end -----------------------------------------------------------------------
 
@@ -254,14 +286,17 @@ class Evidence:
 
         When what the last run had submitted could not be replayed (power loss, another boot),
         ``restart`` comes first: entries that were never durable may be missing from here on.
-        Returns the number of streams that were settled as abandoned.
+        Returns the number of streams that were settled as abandoned. Raises AegisError when that
+        cannot be recorded and ``refuses`` is set.
         """
         native = self._ledger.native
         if len(native) == 0:
             self.admin("genesis")
             return 0
         if native.stats()["ring_lost"]:
-            self.admin("restart", size=len(native), root=native.root())
+            size = len(native)
+            await self._ledger.integrated(size - 1)
+            self.admin("restart", size=size, root=native.root(size))
         abandoned = 0
         for index in native.open_intents():
             await self._ledger.integrated(index)
@@ -283,7 +318,7 @@ class Evidence:
             for name in ("client_id", "client_id_sha256", "session", "session_sha256"):
                 setattr(entry, name, intent.get(name))
             abandoned += 1
-            made = self._submit(entry, None, None)
+            made = self._must(entry)
             if made is not None and self._ledger.native.room() < 2 * ENTRY_MAX:
                 await self._ledger.integrated(made)
         return abandoned
@@ -323,19 +358,33 @@ class Evidence:
         request: Commitment | bytes | None,
         response: Commitment | bytes | None,
     ) -> int | None:
+        try:
+            return self._append(entry, request, response)
+        except AegisError as error:
+            self._gap(entry.kind, error)
+            return None
+
+    def _must(self, entry: Entry) -> int | None:
+        """Submit what the log should not go on without."""
+        return self._append(entry, None, None) if self.refuses else self._submit(entry, None, None)
+
+    def _append(
+        self,
+        entry: Entry,
+        request: Commitment | bytes | None,
+        response: Commitment | bytes | None,
+    ) -> int:
         suppressed = self._suppressed
         if suppressed:
             entry.suppressed = suppressed
-        try:
-            index = self._ledger.submit(_encode(entry), request, response)
-        except AegisError as error:
-            if self._refuse:
-                raise
-            self._gap(entry.kind, error)
-            return None
+        index = self._ledger.submit(_encode(entry), request, response)
         self._suppressed -= suppressed
         self.submitted[entry.kind] = self.submitted.get(entry.kind, 0) + 1
         return index
+
+    def _count(self) -> None:
+        self._suppressed += 1
+        self.suppressed_total += 1
 
     def _gap(self, kind: str, error: AegisError) -> None:
         self.gaps += 1
@@ -349,8 +398,9 @@ class Evidence:
                 error,
             )
 
-    def _may_reject(self, source: str) -> bool:
+    def _may_reject(self, call: Call) -> bool:
         """Two rates (GCRA: one theoretical arrival time each), and room beyond what calls need."""
+        source = call.source
         now = time.monotonic()
         total_at = max(self._total_at, now)
         if total_at - now > _BURST:
@@ -372,15 +422,15 @@ class Evidence:
 def cap(text: str) -> tuple[str, str | None]:
     """``text`` cut to CAP bytes of UTF-8, and, when it was cut, the SHA-256 of the whole (hex).
 
-    Characters that JSON must escape count by their escaped length beyond twice the cap, so that
-    the result never takes more than 2 * CAP bytes of an entry.
+    A text of many characters that JSON must escape is cut further, so that the result never takes
+    more than CAP_ESCAPED bytes of an entry, quotes not counted.
     """
-    if len(text) <= CAP and text.isascii() and text.isprintable():
+    if len(text) <= CAP_ESCAPED // 2 and text.isascii() and text.isprintable():
         return text, None
     whole = text.encode("utf-8", "replace")
     kept = whole[:CAP].decode("utf-8", "ignore")
-    while len(_encode(kept)) > 2 * CAP + 2:
-        kept = kept[: len(kept) * 2 * CAP // len(_encode(kept))]
+    while (size := len(_encode(kept)) - 2) > CAP_ESCAPED:
+        kept = kept[: len(kept) * CAP_ESCAPED // size]
     if len(kept.encode("utf-8")) == len(whole):
         return kept, None
     return kept, hashlib.sha256(whole).hexdigest()
@@ -406,11 +456,28 @@ def _timing(call: Call) -> dict[str, int]:
     return {"total_us": total}
 
 
+_BATCH: Final = 256  # ids whose random digits are drawn at a time
+_digits: deque[str] = deque()  # 19 hex digits each: popleft() is one step, whatever thread asks
+os.register_at_fork(after_in_child=_digits.clear)
+_millisecond = (0, "")
+
+
 def uuid7() -> str:
     """A new UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 74 random bits."""
-    digits = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    global _millisecond
+    now = time.time_ns() // 1_000_000
+    known, head = _millisecond
+    if now != known:
+        digits = f"{now:012x}"
+        head = f"{digits[:8]}-{digits[8:]}-7"
+        _millisecond = (now, head)
+    try:
+        r = _digits.popleft()
+    except IndexError:
+        drawn = os.urandom(10 * _BATCH).hex()
+        _digits.extend(drawn[i : i + 19] for i in range(20, len(drawn), 20))
+        r = drawn[:19]
+    return f"{head}{r[:3]}-{_VARIANT[r[3]]}{r[4:7]}-{r[7:]}"
 
 
 _second = 0

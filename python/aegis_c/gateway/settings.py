@@ -13,14 +13,10 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -31,6 +27,10 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from aegis_c.gateway.settings_file import Lines, variable_of
+from aegis_c.gateway.tables import Name, Seconds, Table
+from aegis_c.gateway.upstream_settings import Upstream
 
 #: Largest entry one call can make, in bytes; the caps in ``gateway/evidence.py`` guarantee it.
 ENTRY_MAX = 4096
@@ -50,74 +50,17 @@ TOOL_VARIABLES = frozenset(
     }
 )
 
+#: Where and how the gateway runs: changed by a restart only, and no part of the policy.
+PROCESS = ("host", "port", "uds", "data", "workers")
+
 Role = Literal["caller", "auditor", "admin"]
-#: Names that go into every entry: short and plain, so they never need a cap.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$")]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class SettingsError(Exception):
     """The settings cannot be used; the text says which key, why, and what is expected."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Upstream(_Table):
-    """The OpenAI-compatible server that answers; without ``url`` the built-in model is started."""
-
-    url: str | None = Field(
-        default=None,
-        description="Base URL with its version path, for instance https://api.openai.com/v1.",
-    )
-    api_key: SecretStr | None = Field(
-        default=None,
-        description="Sent upstream as bearer. The caller's own bearer is never passed on: "
-        "without this key the upstream gets no authorization at all.",
-    )
-    name: Name = Field(default="upstream", description="The `provider` member of entries.")
-    ca_file: Path | None = Field(
-        default=None, description="PEM file of the authorities to trust; default: the system's."
-    )
-    max_connections: int = Field(default=256, ge=1, le=65_536)
-    connect_timeout: Seconds = Field(default=5.0, description="Seconds to a free connection.")
-    first_byte_timeout: Seconds = Field(
-        default=300.0, description="Seconds from the request sent to the reply's head."
-    )
-    idle_timeout: Seconds = Field(default=60.0, description="Seconds between two pieces of a body.")
-    total_timeout: Seconds = Field(default=900.0, description="Seconds for one whole exchange.")
-    max_reply_bytes: int = Field(
-        default=64 << 20, ge=1024, description="Largest plain reply; streams are not limited by it."
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if re.search(r"[\x00-\x20\x7f-\uffff]", value):
-            raise ValueError("must be printable ASCII without spaces")
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be http://host[:port]/path or https://host[:port]/path")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("must not carry a user or password; use upstream.api_key")
-        if parts.query or parts.fragment:
-            raise ValueError("must not carry a query or a fragment")
-        if parts.port == 0:
-            raise ValueError("must not use port 0")
-        return value.rstrip("/")
-
-    @field_validator("api_key")
-    @classmethod
-    def _check_api_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
-            raise ValueError("must be printable ASCII without spaces, and not empty")
-        return value
-
-
-class ApiKey(_Table):
+class ApiKey(Table):
     """One key of a caller, known by its SHA-256 alone."""
 
     id: Name = Field(description="The `key` member of entries; never the key itself.")
@@ -140,7 +83,7 @@ class ApiKey(_Table):
         return value
 
 
-class Limits(_Table):
+class Limits(Table):
     """What one worker takes on at a time, and how large a request may be."""
 
     max_body_bytes: int = Field(default=16 << 20, ge=1024, le=1 << 30)
@@ -156,11 +99,14 @@ class Limits(_Table):
     background_workers: int = Field(default=2, ge=1, le=64)
 
 
-class EvidenceSettings(_Table):
+class EvidenceSettings(Table):
     """How calls are recorded."""
 
-    mode: Literal["background"] = Field(
-        default="background", description="Submitted before the reply, which never waits."
+    mode: Literal["background", "durable", "write-ahead"] = Field(
+        default="background",
+        description="background: submitted before the reply, which never waits. durable: the "
+        "reply waits until its entry is on disk. write-ahead: an intent is on disk before the "
+        "upstream is asked.",
     )
     on_failure: Literal["refuse", "serve"] = Field(
         default="refuse",
@@ -177,18 +123,8 @@ class EvidenceSettings(_Table):
     )
     rejections_total: float = Field(default=200.0, gt=0, description="The same over all sources.")
 
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _check_mode(cls, value: object) -> object:
-        if value != "background":
-            raise ValueError(
-                f"{value!r} is not available in this version; the one mode is 'background' "
-                "(submitted before the reply is sent, durable within milliseconds)"
-            )
-        return value
 
-
-class LedgerSettings(_Table):
+class LedgerSettings(Table):
     """The append-only log under ``<data>/ledger``."""
 
     origin: str | None = Field(
@@ -213,6 +149,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65_535, description="0 takes a free port.")
     uds: Path | None = Field(default=None, description="Listen on this Unix socket instead.")
     data: Path = Field(default=Path("aegis-data"), description="Ledger and private files.")
+    workers: int = Field(
+        default=1, ge=1, le=64, description="Processes that share the port, one shard each."
+    )
+    drain_grace: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=1.0,
+        description="Seconds at shutdown in which kept connections still get an answer, with "
+        "`connection: close`, before idle ones are closed.",
+    )
     shutdown_deadline: Seconds = Field(
         default=30.0, description="Seconds that running calls get to finish at shutdown."
     )
@@ -253,13 +197,12 @@ class Settings(BaseSettings):
     def policy(self) -> str:
         """64 hex digits: SHA-256 of the active settings, secrets left out.
 
-        Over the compact JSON text with sorted members of everything but where the process runs
-        (host, port, socket, data directory) and the secrets (the upstream's key, key digests).
+        Over the compact JSON text with sorted members of everything but where it runs
+        and in how many processes (PROCESS), and the secrets (the upstream's key, key digests).
         """
-        shown = self.model_dump(
-            mode="json", exclude={"host": True, "port": True, "uds": True, "data": True}
-        )
-        del shown["upstream"]["api_key"]
+        shown = self.model_dump(mode="json", exclude=dict.fromkeys(PROCESS, True))
+        for secret in ("api_key", "proxy_login"):
+            del shown["upstream"][secret]
         for key in shown["keys"]:
             del key["sha256"]
             key["roles"] = sorted(key["roles"])
@@ -306,12 +249,14 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
             + " (nested: AEGIS_UPSTREAM__URL)"
         )
     try:
-        return FileSettings(**{k: v for k, v in overrides.items() if v is not None})
+        loaded = FileSettings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
         raise SettingsError(_explain(error, file)) from None
     except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
         where = f"{file}: " if file is not None else ""
         raise SettingsError(f"{where}{error}") from None
+    values = {name: getattr(loaded, name) for name in Settings.model_fields}
+    return Settings.model_construct(loaded.model_fields_set, **values)
 
 
 def _is_unknown(name: str) -> bool:
@@ -323,13 +268,26 @@ def _is_unknown(name: str) -> bool:
 
 
 def _explain(error: ValidationError, file: Path | None) -> str:
-    """One line per fault: key, reason, given value (never a secret)."""
-    lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        key = ".".join(str(part) for part in fault["loc"]) or "settings"
+    """One line per fault: where, key, reason; never a given value that may be a secret."""
+    lines = None if file is None else Lines(file.read_text(encoding="utf-8"))
+    faults = []
+    for fault in error.errors(include_url=False):
+        path = fault.get("ctx", {}).get("path", fault["loc"])
+        key = ".".join(str(part) for part in path) or "settings"
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             reason = "unknown key"
-        lines.append(f"{key}: {reason}")
+        faults.append(_where(path, lines, missing=fault["type"] == "missing") + f"{key}: {reason}")
     where = f" ({file} and AEGIS_* variables)" if file is not None else ""
-    return f"unusable settings{where}: " + "; ".join(lines)
+    return f"unusable settings{where}: " + "; ".join(faults)
+
+
+def _where(path: tuple[str | int, ...], lines: Lines | None, *, missing: bool) -> str:
+    """The variable or the line that gives ``path``, as a prefix; empty when neither does."""
+    variable = variable_of(path)
+    if variable is not None:
+        return f"{variable}: "
+    if lines is None:
+        return ""
+    line = lines.nearest(path) if missing else lines.exact(path)
+    return "" if line is None else f"line {line}: "
