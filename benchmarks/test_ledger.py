@@ -480,7 +480,6 @@ class _Native:
         until = time.perf_counter() + BUSY
         index = -1
         while time.perf_counter() < until and self._ledger.native.room() > 65536:
-            name = request_id(self.count)
             index = self._ledger.submit(meta(self.count), BODY, BODY)
             self.count += 1
         if index >= 0:
