@@ -284,7 +284,7 @@ def test_a_fault_of_our_own_is_a_clear_500_with_an_entry(
             def broken(*_: object) -> bytes:
                 raise ZeroDivisionError("a bug")
 
-            monkeypatch.setattr(type(forwarder), "_request", broken)
+            monkeypatch.setattr(type(forwarder), "_fields", broken)
             reply = await rig.ask()
             assert (reply.status, reply.error["code"]) == (500, "internal_error")
             assert "bug" not in reply.body.decode()

@@ -52,7 +52,7 @@ async def check_nothing_left(rig: Rig, up: upstream.Upstream, rest: Left) -> Non
     assert rig.runtime.admission.reserved() == 0
     for _ in range(250):
         now = held(up)
-        idle = rig.runtime.pool.stats()
+        idle = rig.runtime.targets.stats()
         if now[0] <= rest[0] and now[1] <= rest[1] and idle == {**idle, "idle": up.open}:
             return
         await asyncio.sleep(0.02)
@@ -254,7 +254,7 @@ def test_bytes_that_nobody_asked_for_end_the_connection(tmp_path: Path) -> None:
                     assert (await rig.ask()).body == body
                     await asyncio.sleep(0.05)
                     assert up.accepted == accepted + i + 1
-                    assert rig.runtime.pool.stats()["idle"] == 0
+                    assert rig.runtime.targets.stats()["idle"] == 0
 
     run(main())
 

@@ -83,6 +83,7 @@ class Call:
         "model",
         "owed",
         "principal",
+        "provider",
         "recorded",
         "request",
         "session",
@@ -100,6 +101,7 @@ class Call:
         self.session: bytes | None = None
         self.principal: Principal | None = None
         self.model: str | None = None
+        self.provider: str | None = None  # the target that was asked last
         self.request: Commitment | bytes | None = None  # the body, once it has been read
         self.admitted = False  # from here on there is room for its entries
         self.owed = 0  # entries it may still make
@@ -121,7 +123,6 @@ class Evidence:
         ledger: AsyncLedger,
         *,
         policy: str,
-        provider: str,
         refuse_on_failure: bool,
         rejections_per_source: float,
         rejections_total: float,
@@ -130,7 +131,6 @@ class Evidence:
         """``reserved()`` is the ring space, in bytes, that admitted calls may still need."""
         self._ledger = ledger
         self._policy = policy
-        self._provider = provider
         self.refuses = refuse_on_failure
         self._reserved = reserved
         self._per_source = 1.0 / rejections_per_source
@@ -158,7 +158,7 @@ class Evidence:
         entry = self._entry("call", call)
         entry.status = status
         entry.usage = usage
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
         return self._submit(entry, call.request, response)
@@ -167,7 +167,7 @@ class Evidence:
         """A stream is about to begin, or (in write-ahead mode, no ``status`` yet) any call."""
         entry = self._entry("intent", call)
         entry.status = status
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, None)
         return self._submit(entry, call.request, None)
@@ -191,7 +191,7 @@ class Evidence:
         entry.status = status
         entry.usage = usage
         entry.events = events
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
         return self._submit(entry, None, response)
@@ -214,8 +214,7 @@ class Evidence:
         entry.reason = reason
         entry.stage = stage
         entry.timing = _timing(call)
-        if call.admitted:
-            entry.provider = self._provider
+        entry.provider = call.provider
         _set_model(entry, call.model, None)
         request = call.request if call.intent is None else None
         index = self._submit(entry, request, response)

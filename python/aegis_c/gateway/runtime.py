@@ -20,14 +20,17 @@ from aegis_c.gateway.errors import method_not_allowed
 from aegis_c.gateway.evidence import Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
 from aegis_c.gateway.hot.auth import Auth, Principal
+from aegis_c.gateway.hot.breaker import CLOSED, HALF_OPEN, OPEN
+from aegis_c.gateway.hot.dispatch import Dispatcher
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
-from aegis_c.gateway.hot.pool import Pool
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
+from aegis_c.gateway.hot.retry import Retries
+from aegis_c.gateway.hot.targets import Targets
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.settings import Settings, SettingsError
 from aegis_c.ledger import AsyncLedger
@@ -53,7 +56,8 @@ class Runtime:
     running: bool
     ledger: AsyncLedger
     background: Background
-    pool: Pool
+    targets: Targets
+    retries: Retries
     admission: Admission
     evidence: Evidence
     refuser: Refuser
@@ -101,7 +105,7 @@ class Runtime:
             deadline = time.monotonic() + self.settings.shutdown_deadline
             self.admission.close()
             await self._calls_end(deadline)
-            self.pool.close()  # streams that are still under way end with an error event
+            self.targets.close()  # streams that are still under way end with an error event
             await self._calls_end(time.monotonic() + 1.0)
             self.running = False
             await self._stop_parts(max(1.0, deadline - time.monotonic()))
@@ -153,16 +157,16 @@ class Runtime:
         )
         try:
             upstream = settings.upstream
-            if upstream.url is None:
+            if not upstream.configured:
                 upstream = upstream.model_copy(update=await self._start_model())
             limits = settings.limits
             self.background = Background(limits.background_queue, limits.background_workers)
             self.background.start()
             try:
-                self.pool = Pool(upstream)
+                self.targets = Targets.of(upstream)
             except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
                 raise SettingsError(f"upstream: {error}") from None
-            self._assemble(upstream.name)
+            self._assemble()
             abandoned = await self.evidence.recover()
             if abandoned:
                 log.warning("%d streams of an earlier run are settled as abandoned", abandoned)
@@ -170,7 +174,7 @@ class Runtime:
             await self._stop_parts(1.0)
             raise
 
-    def _assemble(self, provider: str) -> None:
+    def _assemble(self) -> None:
         """Build the stages; each is made once."""
         settings, limits = self.settings, self.settings.limits
         native, background = self.ledger.native, self.background
@@ -187,18 +191,19 @@ class Runtime:
         self.evidence = Evidence(
             self.ledger,
             policy=self._policy,
-            provider=provider,
             refuse_on_failure=refuse,
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
         )
+        self.retries = Retries(settings.upstream.retry)
         self.refuser = Refuser(self.evidence, self.metrics)
         recording = MODES[settings.evidence.mode](self.evidence, self.ledger, self.admission)
         analyst = Analyst(background, self.evidence, all=settings.evidence.analysis == "all")
         relay = Relay(
             ledger=self.ledger, recording=recording, analyst=analyst, metrics=self.metrics
         )
+        dispatcher = Dispatcher(self.targets, self.retries, asyncio.get_running_loop().time)
         guard = Guard(limits.max_body_bytes, limits.max_json_depth, limits.body_timeout)
         self.hot = {
             "/health": _health,
@@ -212,7 +217,7 @@ class Runtime:
                 recording=recording,
                 forwarder=Forwarder(
                     b"/chat/completions",
-                    pool=self.pool,
+                    dispatcher=dispatcher,
                     recording=recording,
                     relay=relay,
                     analyst=analyst,
@@ -241,8 +246,8 @@ class Runtime:
 
     async def _stop_parts(self, seconds: float) -> None:
         """Close what was opened, in reverse order; a part that never started is skipped."""
-        if hasattr(self, "pool"):
-            self.pool.close()
+        if hasattr(self, "targets"):
+            self.targets.close()
         if hasattr(self, "background"):
             await self.background.drain(seconds)
         if hasattr(self, "evidence"):
@@ -270,6 +275,12 @@ class Runtime:
         if self.admission.closed:
             missing.append("shutting down")
         return missing
+
+    def breaker_states(self) -> dict[str, float]:
+        """Of every target: 0 closed, 1 half-open, 2 open."""
+        now = asyncio.get_running_loop().time()
+        values = {CLOSED: 0.0, HALF_OPEN: 1.0, OPEN: 2.0}
+        return {t.name: values[t.breaker.state(now)] for t in self.targets.all}
 
     def identify(self, request: Request) -> Principal:
         """The caller of a route outside the hot path. Raises Refusal (401, 403)."""
@@ -336,7 +347,7 @@ def _add_gauges(runtime: Runtime) -> None:
         "aegis_upstream_connections",
         "Connections to the upstream; waiting: calls without one.",
         "state",
-        of(lambda: {k: float(v) for k, v in runtime.pool.stats().items()}),
+        of(lambda: {k: float(v) for k, v in runtime.targets.stats().items()}),
     )
     gauge(
         "aegis_ledger_entries",
@@ -379,5 +390,29 @@ def _add_gauges(runtime: Runtime) -> None:
         "aegis_upstream_retries",
         "Requests sent a second time because a kept connection was closed.",
         "",
-        of(lambda: {"": runtime.pool.retries}),
+        of(lambda: {"": runtime.targets.resent()}),
+    )
+    counter(
+        "aegis_retries",
+        "Calls asked again, of the same target or another one.",
+        "",
+        of(lambda: {"": runtime.retries.made}),
+    )
+    counter(
+        "aegis_retries_exhausted",
+        "Calls not asked again because the retry budget was used up.",
+        "",
+        of(lambda: {"": runtime.retries.exhausted}),
+    )
+    gauge(
+        "aegis_target_breaker",
+        "State of a target's circuit breaker: 0 closed, 1 half-open, 2 open.",
+        "target",
+        of(runtime.breaker_states),
+    )
+    counter(
+        "aegis_target_opened",
+        "Times that a target's circuit breaker opened.",
+        "target",
+        of(lambda: {t.name: t.breaker.opened for t in runtime.targets.all}),
     )

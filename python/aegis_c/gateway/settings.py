@@ -192,8 +192,10 @@ class Settings(BaseSettings):
         shown = self.model_dump(
             mode="json", exclude={"host": True, "port": True, "uds": True, "data": True}
         )
-        for secret in ("api_key", "proxy_login"):
-            del shown["upstream"][secret]
+        for upstream in (shown["upstream"], *shown["upstream"]["targets"]):
+            del upstream["api_key"]
+        del shown["upstream"]["proxy_login"]
+        shown["upstream"]["retry"]["statuses"].sort()
         for key in shown["keys"]:
             del key["sha256"]
             key["roles"] = sorted(key["roles"])

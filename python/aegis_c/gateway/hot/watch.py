@@ -30,6 +30,14 @@ class Watch:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
 
+    async def pause(self, seconds: float) -> None:
+        """Wait, while nothing is asked of an upstream. Raises ClientGone when the caller left."""
+        self.start()
+        assert self._task is not None
+        done, _ = await asyncio.wait((self._task,), timeout=seconds)
+        if done:
+            raise ClientGone
+
     def stall(self) -> None:
         """The caller has not taken anything for too long: its call is ended."""
         self.stalled = True

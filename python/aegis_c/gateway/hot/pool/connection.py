@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
-from aegis_c.gateway.hot.pool.errors import Stale, UpstreamError, UpstreamTimeout
+from aegis_c.gateway.hot.pool.errors import PoolClosed, Stale, UpstreamError, UpstreamTimeout
 
 if TYPE_CHECKING:
     from aegis_c.gateway.hot.pool.origin import Pool
@@ -244,6 +244,12 @@ class Connection(asyncio.Protocol):
                 self._beat = now
                 self._silent = True
                 self._wake()
+
+    @property
+    def broke(self) -> bool:
+        """True when the upstream broke off the reply, or the exchange took it too long."""
+        error = self._error
+        return isinstance(error, UpstreamError) and not isinstance(error, PoolClosed)
 
     def idle_since(self) -> float:
         """Loop time of the last use."""
