@@ -118,7 +118,11 @@ class Dispatcher:
                 outcome.close()
             retries.take()
             made += 1
-            await watch.pause(wait or 0.0)
+            self.targets.pausing += 1
+            try:
+                await watch.pause(wait or 0.0)
+            finally:
+                self.targets.pausing -= 1
             target = following
 
     async def _attempt(

@@ -51,6 +51,7 @@ class Targets:
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self.all = tuple(targets)
+        self.pausing = 0  # calls between two attempts
         tiers = sorted({target.tier for target in targets})
         self._tiers = [[t for t in targets if t.tier == tier] for tier in tiers]
         self._only = targets[0] if len(targets) == 1 and targets[0].serves("") else None
@@ -98,8 +99,8 @@ class Targets:
         return min(t.breaker.wait(now) for t in self.all if t.serves(model))
 
     def stats(self) -> dict[str, int]:
-        """Connections of all pools in use, idle, and callers that wait for one."""
-        total = {"busy": 0, "idle": 0, "waiting": 0}
+        """Connections of all pools in use, idle, and calls that wait for one or to ask again."""
+        total = {"busy": 0, "idle": 0, "waiting": self.pausing}
         for target in self.all:
             for state, count in target.pool.stats().items():
                 total[state] += count
