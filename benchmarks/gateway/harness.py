@@ -261,6 +261,24 @@ class Bench:
         found["loop_cpu_us"] = loop / found["requests"] * 1e6
         return found
 
+    def client(
+        self, name: str, upstream: Target, connections: int, seconds: float
+    ) -> dict[str, Any]:
+        """What one of benchmarks/gateway/clients.py spends when it asks the mock by itself."""
+        command = [sys.executable, "-m", "benchmarks.gateway.clients", name, _url(upstream)]
+        with pinned(self.core):
+            done = subprocess.run(
+                [*command, str(connections), str(seconds)],
+                cwd=SOURCE.parents[2],
+                capture_output=True,
+                text=True,
+                timeout=seconds + 90,
+            )
+        if done.returncode != 0:
+            raise RuntimeError(f"{name}: {done.stderr}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
     def _check_entries(
         self, target: Target, before: dict[str, int], calls: int, stream: bool
     ) -> None:
