@@ -140,10 +140,10 @@ class Dispatcher:
         pool = target.pool
         connection = None
         try:
-            connection = watch.connection = await pool.open(head, body)
-            connection.on_slow = watch.start
+            connection = await pool.open(head, body)
+            watch.attach(connection)
             asked(call, body)
-            connection = watch.connection = await pool.answered(connection, head, body)
+            connection = await pool.answered(connection, head, body, watch.attach)
         except UpstreamError as error:
             watch.connection = None
             if isinstance(error, (PoolBusy, PoolClosed)):

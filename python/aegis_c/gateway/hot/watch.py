@@ -21,9 +21,14 @@ class Watch:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task: asyncio.Task[None] | None = None
-        self.connection: Connection | None = None  # ends with ClientGone when the caller leaves
+        self.connection: Connection | None = None
         self.owner: asyncio.Task[object] | None = None  # is cancelled when the caller stalls
         self.stalled = False
+
+    def attach(self, connection: Connection) -> None:
+        """The call is asked on this connection, which ends when the caller leaves."""
+        self.connection = connection
+        connection.on_slow = self.start
 
     def start(self) -> None:
         """Begin to listen for the caller's disconnect."""

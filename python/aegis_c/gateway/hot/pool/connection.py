@@ -124,7 +124,11 @@ class Connection(asyncio.Protocol):
         while not self._head_done:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            self._waiter = waiter = self._pool.loop.create_future()
+            try:
+                await waiter
+            finally:
+                self._waiter = None
 
     async def body(self) -> bytes:
         """The whole body. Raises UpstreamError, also when it is larger than the limit."""
