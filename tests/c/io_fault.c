@@ -91,6 +91,11 @@ fault_fsync(void *ctx, int fd)
 static int
 fault_fsync_dir(void *ctx, const char *path)
 {
+    struct io_fault *f = ctx;
+    while (atomic_load(&f->stall_dirs)) {
+        struct timespec pause = {.tv_nsec = 1000 * 1000};
+        (void)nanosleep(&pause, NULL);
+    }
     FAIL_WHEN_DUE(ctx);
     return REAL->fsync_dir(NULL, path);
 }
@@ -121,6 +126,13 @@ fault_unlink(void *ctx, const char *path)
 {
     FAIL_WHEN_DUE(ctx);
     return REAL->unlink(NULL, path);
+}
+
+static int
+fault_rmdir(void *ctx, const char *path)
+{
+    FAIL_WHEN_DUE(ctx);
+    return REAL->rmdir(NULL, path);
 }
 
 static int
@@ -181,6 +193,7 @@ io_fault_init(struct io_fault *fault)
     fault->table.size = fault_size;
     fault->table.rename = fault_rename;
     fault->table.unlink = fault_unlink;
+    fault->table.rmdir = fault_rmdir;
     fault->table.mkdir = fault_mkdir;
     fault->table.lock = fault_lock;
     fault->table.sync_fs = fault_sync_fs;

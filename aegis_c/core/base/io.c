@@ -118,6 +118,13 @@ posix_unlink(void *ctx, const char *path)
 }
 
 static int
+posix_rmdir(void *ctx, const char *path)
+{
+    (void)ctx;
+    return rmdir(path) == 0 ? 0 : -errno;
+}
+
+static int
 posix_mkdir(void *ctx, const char *path, mode_t mode)
 {
     (void)ctx;
@@ -217,6 +224,7 @@ static const struct ag_io posix_io = {
     .size = posix_size,
     .rename = posix_rename,
     .unlink = posix_unlink,
+    .rmdir = posix_rmdir,
     .mkdir = posix_mkdir,
     .lock = posix_lock,
     .unlock = posix_unlock,

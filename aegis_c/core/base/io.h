@@ -37,6 +37,7 @@ struct ag_io {
     off_t (*size)(void *ctx, int fd);
     int (*rename)(void *ctx, const char *from, const char *to);
     int (*unlink)(void *ctx, const char *path);
+    int (*rmdir)(void *ctx, const char *path);
     int (*mkdir)(void *ctx, const char *path,
                  mode_t mode);      /* -EEXIST when it is there */
     int (*lock)(void *ctx, int fd); /* exclusive, not waiting: -EWOULDBLOCK when held */

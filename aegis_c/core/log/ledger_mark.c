@@ -123,7 +123,9 @@ ag_ledger_advance_mark(struct ag_ledger *ledger, struct ag_error *err)
     int status = ag_wal_set_low_water(ledger->wal, size, blob, n, err);
     ag_free(blob);
     if (status == AG_OK) {
+        uint64_t before = ledger->low_water;
         ledger->low_water = size;
+        ag_ledger_drop_partials(ledger, before, size);
         /* Segments that went to the archive: their entries are in bundles now. */
         (void)io->list(io->ctx, ledger->archive, drop_segment, ledger);
         ag_ids_drop_tails(&ledger->ids, size);

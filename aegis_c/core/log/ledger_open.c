@@ -14,17 +14,19 @@
 
 #define IDENTITY_MAX 1024
 #define VKEY_FILE "log.vkey"
-#define PUBLISH_MOST_US (24u * 3600 * (uint64_t)1000000)
+#define CLOSE_GRACE_NS 1000000000u
+#define MOST_US (24u * 3600 * (uint64_t)1000000)
 
 void
 ag_ledger_options_init(struct ag_ledger_options *options)
 {
     memset(options, 0, sizeof(*options));
     options->ring_bytes = (size_t)16 << 20;
-    options->segment_bytes = 16u << 20;
+    options->segment_bytes = 4u << 20; /* a start reads two or three of them whole */
     options->max_delay_us = 2000;
     options->publish_gap_us = 100 * 1000;
     options->publish_max_us = 10 * 1000 * 1000;
+    options->close_max_us = 20 * 1000 * 1000;
 }
 
 int
@@ -306,11 +308,14 @@ start_thread(struct ag_ledger *ledger, struct ag_error *err)
     return result == 0 ? AG_OK : ag_fail_sys(err, result, "", "starting a thread");
 }
 
-static void
-release(struct ag_ledger *ledger)
+void
+ag_ledger_free(struct ag_ledger *ledger)
 {
     ag_signer_free(ledger->signer);
     if (ledger->lock_fd >= 0) {
+        if (ledger->pid == getpid()) { /* else it would be the parent's */
+            (void)ledger->io->unlock(ledger->io->ctx, ledger->lock_fd);
+        }
         (void)ledger->io->close(ledger->io->ctx, ledger->lock_fd);
     }
     ag_store_close(&ledger->store);
@@ -337,6 +342,7 @@ make(const struct ag_ledger_options *options, struct ag_ledger **ledger,
     made->wakeup.read_fd = made->wakeup.write_fd = -1;
     made->publish_gap_ns = options->publish_gap_us * 1000;
     made->publish_max_ns = options->publish_max_us * 1000;
+    made->close_max_ns = options->close_max_us * 1000;
     (void)snprintf(made->private_dir, sizeof(made->private_dir), "%s",
                    options->private_dir);
     (void)pthread_mutex_init(&made->lock, NULL);
@@ -349,7 +355,7 @@ make(const struct ag_ledger_options *options, struct ag_ledger **ledger,
         result = ag_wakeup_open(&made->wakeup);
     }
     if (result != 0) {
-        release(made);
+        ag_ledger_free(made);
         return ag_fail_sys(err, result, "", "eventfd");
     }
     *ledger = made;
@@ -365,9 +371,10 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
         return ag_fail(err, AG_EINVAL, "ring of %zu octets is too small, %zu needed",
                        options->ring_bytes, AG_LEDGER_RING_MIN);
     }
-    if (options->publish_gap_us > PUBLISH_MOST_US ||
-        options->publish_max_us > PUBLISH_MOST_US) {
-        return ag_fail(err, AG_EINVAL, "publishing is put off by more than a day");
+    if (options->publish_gap_us > MOST_US || options->publish_max_us > MOST_US ||
+        options->close_max_us > MOST_US) {
+        return ag_fail(err, AG_EINVAL,
+                       "publishing or closing is put off by more than a day");
     }
     if (options->origin != NULL && ag_origin_check(options->origin, err) != AG_OK) {
         return AG_EINVAL;
@@ -396,11 +403,32 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
         if (made->wal != NULL) {
             (void)ag_wal_close(made->wal, UINT64_MAX, NULL);
         }
-        release(made);
+        ag_ledger_free(made);
         return status;
     }
     *ledger = made;
     return AG_OK;
+}
+
+/* Waits for the end of the thread until a little after it should give up by itself.
+ * False: it hangs in the disk, and the ledger is left to it. */
+static bool
+join_thread(struct ag_ledger *ledger, uint64_t close_by)
+{
+    pthread_mutex_lock(&ledger->lock);
+    while (!ledger->thread_ended && ag_clock_ns() < close_by + CLOSE_GRACE_NS) {
+        ag_cond_wait_until(&ledger->changed, &ledger->lock, close_by + CLOSE_GRACE_NS);
+    }
+    bool ended = ledger->thread_ended;
+    ledger->left_to_thread = !ended;
+    if (!ended) {
+        (void)pthread_detach(ledger->thread);
+    }
+    pthread_mutex_unlock(&ledger->lock);
+    if (ended) {
+        (void)pthread_join(ledger->thread, NULL);
+    }
+    return ended;
 }
 
 int
@@ -408,21 +436,27 @@ ag_ledger_close(struct ag_ledger *ledger, struct ag_error *err)
 {
     if (ledger->pid != getpid()) {
         ag_wal_abandon(ledger->wal);
-        release(ledger);
+        ag_ledger_free(ledger);
         return AG_OK;
     }
-    uint64_t close_by = ag_clock_ns() + AG_LEDGER_CLOSE_NS;
+    uint64_t close_by = ag_clock_ns() + ledger->close_max_ns;
     pthread_mutex_lock(&ledger->lock);
     ledger->close_by_ns = close_by;
     pthread_cond_signal(&ledger->wake);
+    uint64_t submitted = ledger->submitted;
     pthread_mutex_unlock(&ledger->lock);
-    ag_wal_want(ledger->wal, ledger->submitted);
-    (void)pthread_join(ledger->thread, NULL);
+    ag_wal_want(ledger->wal, submitted);
+    if (!join_thread(ledger, close_by)) {
+        int status = ag_fail(err, AG_ETIMEDOUT, "disk does not answer: not published");
+        ag_error_advice(err, "Nothing is lost: the next open goes on from there. Until "
+                             "the disk answers, this process holds the directory.");
+        return status;
+    }
     uint64_t now = ag_clock_ns();
     int status = ag_wal_close(ledger->wal, close_by > now ? close_by - now : 0, err);
     if (status == AG_ETIMEDOUT) {
         return status; /* thread W still uses the ledger: both are left to it */
     }
-    release(ledger);
+    ag_ledger_free(ledger);
     return status;
 }

@@ -112,7 +112,7 @@ load_marked(const struct recovery *r, struct ag_error *err)
     if (status != AG_OK || size == 0) {
         return status;
     }
-    ledger->low_water = size;
+    ledger->low_water = ledger->collected = size;
     if (r->private_copy.size < size) {
         status = ag_fail(err, AG_EROLLBACK,
                          "signed checkpoint is older than the log's own mark");

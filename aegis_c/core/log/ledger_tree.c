@@ -218,6 +218,24 @@ ag_ledger_write_partials(struct ag_ledger *ledger, bool compare, struct ag_error
     return status;
 }
 
+void
+ag_ledger_drop_partials(struct ag_ledger *ledger, uint64_t from, uint64_t to)
+{
+    for (unsigned level = 0; level < AG_TILE_LEVELS; level++) {
+        uint64_t marked = ag_tile_count(ledger->low_water, level);
+        uint64_t end = ag_tile_count(to, level) / AG_TILE_WIDTH;
+        for (uint64_t n = ag_tile_count(from, level) / AG_TILE_WIDTH; n < end; n++) {
+            if (n == marked / AG_TILE_WIDTH && marked % AG_TILE_WIDTH != 0) {
+                continue;
+            }
+            ag_store_drop_partials(&ledger->store, level, n);
+            if (level == 0) {
+                ag_store_drop_partials(&ledger->store, AG_TILE_ENTRIES, n);
+            }
+        }
+    }
+}
+
 /* What is about to be signed is recomputed from the bytes on disk, and must extend what
  * was signed last. */
 static int
