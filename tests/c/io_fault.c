@@ -50,7 +50,14 @@ fault_pread(void *ctx, int fd, void *to, size_t n, off_t offset)
 static ssize_t
 fault_pwrite(void *ctx, int fd, const void *from, size_t n, off_t offset)
 {
+    struct io_fault *f = ctx;
     int error = due(ctx);
+    uint8_t copy[8192];
+    if (error == 0 && n <= sizeof(copy) && (long)n == atomic_load(&f->flip_size)) {
+        memcpy(copy, from, n);
+        copy[n / 2] ^= 1;
+        return REAL->pwrite(NULL, fd, copy, n, offset);
+    }
     if (error != 0) { /* half of it arrives */
         (void)REAL->pwrite(NULL, fd, from, n / 2, offset);
         return -error;

@@ -444,6 +444,17 @@ keys_that_are_refused(void)
     ASSERT_EQ(chmod(file_of(path, "openkey", "private/w0/log.key"), 0666), 0);
     refuses("openkey", AG_EPERM, "private/w0/log.key");
 
+    if (geteuid() == 0) { /* a secret that root has mounted for others */
+        struct ag_error err;
+        struct ag_ledger *ledger = NULL;
+        make_small("mounted", 0);
+        ASSERT_EQ(chmod(file_of(path, "mounted", "private/w0/log.key"), 0644), 0);
+        ledger = open_ledger("mounted");
+        ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+        ASSERT_EQ(chown(path, 1, (gid_t)-1), 0);
+        refuses("mounted", AG_EPERM, "private/w0/log.key");
+    }
+
     make_small("secret", 0);
     scratch_write(file_of(path, "secret", "private/w0/subject.secret"), "short", 5);
     refuses("secret", AG_ECORRUPT, "private/w0/subject.secret");
@@ -592,6 +603,52 @@ ids_and_intents(void)
     ASSERT_EQ_U(stats.replayed, 2);
     check_open_intents(ledger, marked + 2, false);
     check_found(ledger, 70, (uint64_t[]){70, marked + 1}, 2);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
+/* The tile that reaches the disk is not what memory holds: nothing is signed. */
+static void
+nothing_is_signed_over_damage(void)
+{
+    struct io_fault fault;
+    struct ag_ledger *ledger = NULL;
+    struct ag_ledger_stats stats;
+    struct ag_error err;
+    char note[AG_CHECKPOINT_MAX], path[512];
+    size_t n = 0;
+    io_fault_init(&fault);
+    ASSERT_EQ(try_open("damage", &fault.table, NULL, &ledger, &err), AG_OK);
+    fault.flip_size = 77 * AG_HASH_SIZE; /* tile/0/000.p/77 */
+    fill(ledger, 0, 77);
+    ASSERT_EQ(ag_ledger_wait(ledger, 76, AG_INTEGRATED, 20 * (uint64_t)SECOND, &err),
+              AG_OK);
+    ASSERT_EQ(ag_ledger_wait(ledger, 76, AG_PUBLISHED, SECOND / 4, &err), AG_ETIMEDOUT);
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_LT_U(0, stats.publish_failures);
+    ASSERT_EQ(stats.last_failure.status, AG_ECORRUPT);
+    ASSERT_EQ_U(stats.checkpoints, 0);
+    ag_ledger_checkpoint(ledger, note, &n);
+    ASSERT_EQ_U(n, 0);
+    ASSERT_EQ(access(file_of(path, "damage", "ledger/w0/checkpoint"), F_OK), -1);
+    fault.flip_size = 0; /* tried again every second */
+    ASSERT_EQ(ag_ledger_wait(ledger, 76, AG_PUBLISHED, 20 * (uint64_t)SECOND, &err),
+              AG_OK);
+
+    /* The last signed root is not a beginning of this tree. */
+    pthread_mutex_lock(&ledger->tree_lock);
+    ledger->checkpoint_root[5] ^= 1;
+    pthread_mutex_unlock(&ledger->tree_lock);
+    fill(ledger, 77, 80);
+    ASSERT_EQ(ag_ledger_wait(ledger, 79, AG_PUBLISHED, SECOND / 4, &err), AG_ETIMEDOUT);
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_EQ(stats.last_failure.status, AG_EVERIFY);
+    ASSERT_EQ_U(stats.checkpoints, 1);
+    pthread_mutex_lock(&ledger->tree_lock);
+    ledger->checkpoint_root[5] ^= 1;
+    pthread_mutex_unlock(&ledger->tree_lock);
+    ASSERT_EQ(ag_ledger_wait(ledger, 79, AG_PUBLISHED, 20 * (uint64_t)SECOND, &err),
+              AG_OK);
+    check_proofs(ledger, 80, 7);
     ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
 }
 
@@ -1109,6 +1166,7 @@ main(void)
     RUN(keys_that_are_refused);
     RUN(marked_start);
     RUN(ids_and_intents);
+    RUN(nothing_is_signed_over_damage);
     RUN(partials_are_collected);
     RUN(closed_while_the_thread_hangs);
     RUN(closed_beside_a_forked_child);

@@ -60,6 +60,9 @@ static int
 refuse_rollback(const struct signed_state *state, uint64_t size, struct ag_error *err)
 {
     char expected[48], found[48];
+#ifdef AG_MUTANT_TRUST_LENGTH_OF_LOG
+    return AG_OK;
+#endif
     if (state->n == 0 || state->size <= size) {
         return AG_OK;
     }
@@ -82,6 +85,7 @@ compare_with(struct ag_ledger *ledger, const struct signed_state *state,
         return AG_OK;
     }
     int status = ag_ledger_frontier_root(ledger, root, err);
+#ifndef AG_MUTANT_TRUST_ROOT
     if (status == AG_OK && memcmp(root, state->root, AG_HASH_SIZE) != 0) {
         status = ag_fail(err, AG_EROLLBACK, "log differs from what was signed");
         ag_error_file(err, state->path, AG_NO_POSITION);
@@ -90,6 +94,7 @@ compare_with(struct ag_ledger *ledger, const struct signed_state *state,
                         "The log was exchanged: restore the one that belongs to this "
                         "checkpoint.");
     }
+#endif
     return status == AG_OK ? ag_ledger_write_partials(ledger, true, err) : status;
 }
 
