@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from aegis_c.gateway.settings import Settings, SettingsError, load_settings
+from aegis_c.gateway.shards import open_shard
+from aegis_c.ledger.layout import DataDir
 
 DIGEST = "a" * 64
 
@@ -182,3 +185,25 @@ def test_loopback() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         assert not Settings(host=host).loopback_only()
     assert Settings(host="0.0.0.0", uds=Path("x")).loopback_only()
+
+
+def test_one_key_file_signs_for_every_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_LEDGER__KEY_FILE", str(tmp_path / "log.pem"))
+    settings = load_settings()
+    assert settings.ledger.key_file == tmp_path / "log.pem"
+
+    async def keys() -> list[str]:
+        found = []
+        for name in ("w0", "w1"):
+            shard = DataDir(tmp_path / "data").shard(name)
+            async with open_shard(settings, shard, 1 << 20) as ledger:
+                found.append(ledger.native.vkey)
+            assert not (shard.private / "log.key").exists()
+        return found
+
+    first, second = asyncio.run(keys())
+    assert first != second  # each log has a name of its own
+    assert first.rpartition("+")[2] == second.rpartition("+")[2]
+    assert (tmp_path / "log.pem").stat().st_mode & 0o777 == 0o600
