@@ -299,7 +299,7 @@ class Runtime:
         """
         check_reload(self.settings, settings)
         pool = self.pool
-        if settings.upstream != self.settings.upstream:
+        if settings.upstream != self.settings.upstream or settings.upstream.api_key_file:
             try:
                 pool = Pool(settings.upstream)
             except (OSError, ValueError) as error:
