@@ -192,7 +192,7 @@ def test_an_app_that_cannot_start_says_why_and_recovers(tmp_path: Path) -> None:
                 reply = await rig.ask(b"", method="GET", path="/ai/ready", secret=None)
                 assert (reply.status, json.loads(reply.body)) == (
                     200,
-                    {"ready": True, "missing": []},
+                    {"ready": True, "missing": [], "ring": "tmpfs"},
                 )
                 await app.state.aegis.stop()
 
@@ -236,7 +236,7 @@ def test_health_ready_and_metrics_need_no_key(tmp_path: Path) -> None:
             await rig.settled()
             for path, body in (
                 ("/health", {"status": "ok"}),
-                ("/ready", {"ready": True, "missing": []}),
+                ("/ready", {"ready": True, "missing": [], "ring": "tmpfs"}),
             ):
                 reply = await rig.ask(b"", method="GET", path=path, secret=None)
                 assert (reply.status, json.loads(reply.body)) == (200, body)

@@ -17,18 +17,20 @@ from starlette.types import Receive, Scope, Send
 from aegis_c import AegisError
 from aegis_c.gateway.background.analyst import Analyst
 from aegis_c.gateway.background.spawn import Background
+from aegis_c.gateway.deep_health import DeepHealth
 from aegis_c.gateway.errors import method_not_allowed
 from aegis_c.gateway.evidence import Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
 from aegis_c.gateway.hot.auth import Auth, Principal
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
-from aegis_c.gateway.hot.guard import Guard
+from aegis_c.gateway.hot.guard import Guard, Head
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.pool import Pool
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
+from aegis_c.gateway.hot.wire import send_reply
 from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
@@ -58,6 +60,7 @@ class Runtime:
     ledger: AsyncLedger
     background: Background
     pool: Pool
+    firewall: Firewall
     admission: Admission
     evidence: Evidence
     refuser: Refuser
@@ -75,6 +78,7 @@ class Runtime:
         self.siblings = siblings
         self.auth = Auth(settings.keys)
         self.metrics = Metrics()
+        self.deep_health = DeepHealth(self)
         self.running = False
         self.hot = {}
         self._policy = settings.policy()
@@ -228,14 +232,17 @@ class Runtime:
         relay = Relay(
             ledger=self.ledger, recording=recording, analyst=analyst, metrics=self.metrics
         )
-        guard = Guard(limits.max_body_bytes, limits.max_json_depth, limits.body_timeout)
+        self.firewall = Firewall()
+        guard = self._guard = Guard(
+            limits.max_body_bytes, limits.max_json_depth, limits.body_timeout
+        )
         self.hot = {
-            "/health": _health,
+            "/health": self._health,
             CHAT: Governed(
                 CHAT,
                 guard=guard,
                 auth=self.auth,
-                firewall=Firewall(),
+                firewall=self.firewall,
                 admission=self.admission,
                 examine=examine_chat,
                 recording=recording,
@@ -351,6 +358,35 @@ class Runtime:
             missing.append("shutting down")
         return missing
 
+    def read(self, body: bytes) -> dict[str, Any]:
+        """A JSON body as the guard reads it."""
+        return self._guard.document(Head(), body)
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """/health while running: constant, so that it measures nothing but the server.
+
+        With `?deep=1` the stages and the ledger are checked (deep_health.py).
+        """
+        if scope["method"] != "GET":
+            refusal = method_not_allowed(scope["method"], "/health", "GET")
+            response = Response(
+                refusal.body(), refusal.status, {"allow": "GET"}, "application/json"
+            )
+            await response(scope, receive, send)
+        elif scope["query_string"] == b"deep=1":
+            status, body = await self.deep_health.check()
+            await send_reply(
+                send,
+                status,
+                [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", str(len(body)).encode()),
+                ],
+                body,
+            )
+        else:
+            await send_reply(send, 200, _HEALTH_HEADERS, _HEALTH_BODY)
+
     def identify(self, request: Request) -> Principal:
         """The caller of a route outside the hot path. Raises Refusal (401, 403)."""
         authorization = request.headers.get("authorization")
@@ -378,25 +414,10 @@ def check_reload(old: Settings, new: Settings) -> None:
 
 
 _HEALTH_BODY = b'{"status":"ok"}'
-_HEALTH_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(_HEALTH_BODY)).encode()),
-    ],
-}
-
-
-async def _health(scope: Scope, receive: Receive, send: Send) -> None:
-    """/health while running: constant, so that it measures nothing but the server."""
-    if scope["method"] == "GET":
-        await send(dict(_HEALTH_START))
-        await send({"type": "http.response.body", "body": _HEALTH_BODY})
-        return
-    refusal = method_not_allowed(scope["method"], "/health", "GET")
-    response = Response(refusal.body(), refusal.status, {"allow": "GET"}, "application/json")
-    await response(scope, receive, send)
+_HEALTH_HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(_HEALTH_BODY)).encode()),
+]
 
 
 def _add_gauges(runtime: Runtime) -> None:
