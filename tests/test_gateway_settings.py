@@ -223,7 +223,7 @@ def leaves(path: tuple[str, ...] = ()) -> list[str]:
     found = []
     for key in keys_of(path):
         inner = keys_of((*path, key))
-        array = key == "keys"
+        array = key in ("keys", "targets")
         found += [".".join((*path, key))] if array or not inner else leaves((*path, key))
     return found
 
