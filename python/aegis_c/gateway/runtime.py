@@ -35,6 +35,7 @@ from aegis_c.gateway.hot.retry import Retries
 from aegis_c.gateway.hot.targets import Targets
 from aegis_c.gateway.hot.wire import send_reply
 from aegis_c.gateway.ledger_metrics import LedgerMetrics
+from aegis_c.gateway.logs import CallLog
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
@@ -83,6 +84,7 @@ class Runtime:
         self.auth = Auth(settings.keys)
         self.metrics = Metrics()
         self.deep_health = DeepHealth(self)
+        self.calls = CallLog()
         self.running = False
         self.hot = {}
         self._policy = settings.policy()
@@ -260,6 +262,7 @@ class Runtime:
                 ),
                 refuser=self.refuser,
                 metrics=self.metrics,
+                calls=self.calls if settings.logs.calls else None,
             ),
         }
 
@@ -288,6 +291,7 @@ class Runtime:
             await self.background.drain(seconds)
         if hasattr(self, "evidence"):
             self.evidence.flush()
+        await self.calls.close()
         try:
             await self.ledger.close()
         except AegisError as error:

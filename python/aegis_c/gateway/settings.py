@@ -137,6 +137,15 @@ class LedgerSettings(Table):
     ring_bytes: int = Field(default=16 << 20, ge=1 << 20, le=1 << 30)
 
 
+class LogSettings(Table):
+    """What is said on standard error."""
+
+    format: Literal["json", "text"] = Field(
+        default="json", description="json: one object a line; text: for people."
+    )
+    calls: bool = Field(default=True, description="One line for each governed call.")
+
+
 class Settings(BaseSettings):
     """Everything the gateway can be told; see :func:`load_settings` for files."""
 
@@ -164,6 +173,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     evidence: EvidenceSettings = EvidenceSettings()
     ledger: LedgerSettings = LedgerSettings()
+    logs: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
