@@ -113,6 +113,7 @@ class Runtime:
                 self._fault = str(error) or type(error).__name__
                 raise
             self._fault = None
+            self.metrics.genai.watch_loop()
             self._keeper = self._until_the_loop_ends()
             await anext(self._keeper)
             self.running = True
@@ -130,6 +131,7 @@ class Runtime:
                 task.cancel()
             await self._calls_end(time.monotonic() + 1.0)
             self.running = False
+            self.metrics.genai.stop_watching()
             await self._stop_parts(max(1.0, deadline - time.monotonic()))
             keeper, self._keeper = self._keeper, None
         if keeper is not None:
@@ -226,6 +228,7 @@ class Runtime:
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
+            used=self.metrics.genai.used,
         )
         self.retries = Retries(settings.upstream.retry)
         self.refuser = Refuser(self.evidence, self.metrics)

@@ -155,7 +155,8 @@ class Governed:
         finally:
             if call.admitted:
                 self._admission.leave(call.owed)
-            self._metrics.answered(self._endpoint, status, time.perf_counter_ns() - call.started)
+            took = time.perf_counter_ns() - call.started
+            self._metrics.answered(self._endpoint, status, took, call.upstream_ns)
             if self._calls is not None:
                 self._calls.write(call, status)
 
