@@ -330,7 +330,7 @@ ag_guard_next(struct ag_guard *guard, const uint8_t *data, size_t n, size_t *use
     size_t skipped = 0;
     int status = AG_OK;
     *used = 0;
-    *piece = (struct ag_guard_piece){0};
+    *piece = (struct ag_guard_piece){data, 0, false};
     switch (guard->state) {
     case AG_GUARD_REFUSED:
         return AG_EVERIFY;

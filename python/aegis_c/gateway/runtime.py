@@ -16,13 +16,14 @@ from starlette.types import Receive, Scope, Send
 from aegis_c import AegisError
 from aegis_c.gateway.background.analyst import Analyst
 from aegis_c.gateway.background.spawn import Background
-from aegis_c.gateway.errors import method_not_allowed
-from aegis_c.gateway.evidence import Evidence
+from aegis_c.gateway.errors import Refusal, method_not_allowed
+from aegis_c.gateway.evidence import Call, Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
-from aegis_c.gateway.hot.auth import Auth, Principal
+from aegis_c.gateway.hot.auth import Auth, Principal, source_of
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard
+from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, Headers, guarded, refuse_alone
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.pool import Pool
@@ -73,6 +74,26 @@ class Runtime:
         self._model: _Stoppable | None = None
         self._fault: str | None = None
         _add_gauges(self)
+
+    # -- the first line ----------------------------------------------------------------------
+
+    def protocol(self) -> type[GuardedProtocol]:
+        """For uvicorn's ``http``: the raw guard with these settings; refusals leave entries."""
+        limits = self.settings.limits
+        return guarded(
+            head_timeout=limits.head_timeout,
+            body_timeout=limits.body_timeout + 5.0,  # a governed body is refused before, by name
+            on_refusal=self.refused,
+        )
+
+    def refused(self, client: tuple[str, int] | None, refusal: Refusal) -> tuple[bytes, Headers]:
+        """Record what was refused before it became a request; its reply's body and headers."""
+        if not self.running:
+            return refuse_alone(client, refusal)
+        call = Call("", source_of({"client": client}))
+        body = refusal.body()
+        self.refuser.record(call, refusal, body)
+        return body, self.refuser.headers(call, refusal, body)
 
     # -- life --------------------------------------------------------------------------------
 

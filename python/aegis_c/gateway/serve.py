@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from aegis_c import AegisError
 from aegis_c.gateway.app import Runtime, create_app
+from aegis_c.gateway.hot.guard import GuardedProtocol
 from aegis_c.gateway.settings import Settings, SettingsError
 
 DONE = 0
@@ -50,7 +51,8 @@ def run(settings: Settings) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     app = create_app(settings)
-    server = uvicorn.Server(server_config(app, settings.shutdown_deadline))
+    protocol = app.state.aegis.protocol()
+    server = uvicorn.Server(server_config(app, settings.shutdown_deadline, protocol))
     try:
         with _signals_ask(server), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(server, app.state.aegis, listener, settings))
@@ -61,11 +63,18 @@ def run(settings: Settings) -> int:
                 settings.uds.unlink()
 
 
-def server_config(app: ASGIApp, shutdown_deadline: float) -> uvicorn.Config:
-    """How this gateway wants to be served; also for a parent application that mounts it."""
+def server_config(
+    app: ASGIApp,
+    shutdown_deadline: float,
+    protocol: type[GuardedProtocol] = GuardedProtocol,
+) -> uvicorn.Config:
+    """How this gateway wants to be served; also for a parent application that mounts it.
+
+    With ``protocol`` from ``app.state.aegis.protocol()``, refusals of the first line leave entries.
+    """
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol,
         loop="uvloop",
         ws="none",
         lifespan="on",

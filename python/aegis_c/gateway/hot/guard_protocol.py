@@ -85,6 +85,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._guard = RequestGuard(keep_websocket=self.ws_protocol_class is not None)
         self._in_message = False  # the parser has a part of a message
+        self._current: RequestResponseCycle | None = None  # of that message, once its head is in
         self._completed = False  # the parser said so of the message it is in
         self._active: RequestResponseCycle | None = None  # whose response comes next
         self._refused = False
@@ -156,10 +157,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._completed = False
+        self._current = None
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self._current = self.cycle
         if not self.pipeline:
             self._active = self.cycle
 
@@ -238,7 +241,7 @@ class GuardedProtocol(HttpToolsProtocol):
         )
         body, headers = self.on_refusal(self.client, refusal)
         assert isinstance(self.flow, _Flow)
-        broken = self.cycle if self._in_message else None
+        broken = self._current if self._in_message else None
         if broken is not None and self._drop(broken):
             return
         if self._active is None or self._active.response_complete:
