@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,18 +21,23 @@ from aegis_c.gateway.errors import Refusal, method_not_allowed
 from aegis_c.gateway.evidence import Call, Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
 from aegis_c.gateway.hot.auth import Auth, Principal, source_of
+from aegis_c.gateway.hot.breaker import CLOSED, HALF_OPEN, OPEN
+from aegis_c.gateway.hot.dispatch import Dispatcher
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard
 from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, Headers, guarded, refuse_alone
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
-from aegis_c.gateway.hot.pool import Pool
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
+from aegis_c.gateway.hot.retry import Retries
+from aegis_c.gateway.hot.targets import Targets
 from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.metrics import Metrics
-from aegis_c.gateway.settings import Settings, SettingsError
+from aegis_c.gateway.process.siblings import Siblings
+from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
+from aegis_c.gateway.shards import Place, close_others, open_shard, remember, ring_bytes
 from aegis_c.ledger import AsyncLedger
 from aegis_c.ledger.layout import DataDir
 
@@ -52,17 +58,27 @@ class Runtime:
     settings: Settings
     metrics: Metrics
     auth: Auth
+    protocol: type[GuardedProtocol]  # for uvicorn's `http`: the first line, with these settings
     running: bool
     ledger: AsyncLedger
     background: Background
-    pool: Pool
+    targets: Targets
+    retries: Retries
     admission: Admission
     evidence: Evidence
     refuser: Refuser
     hot: dict[str, Hot]
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        place: Place | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
+        """Without a ``place`` this is the directory's only worker, and sees to every shard."""
         self.settings = settings
+        self.place = place
+        self.siblings = siblings
         self.auth = Auth(settings.keys)
         self.metrics = Metrics()
         self.running = False
@@ -73,23 +89,24 @@ class Runtime:
         self._keeper: AsyncGenerator[None, None] | None = None
         self._model: _Stoppable | None = None
         self._fault: str | None = None
+        self._lock_fd: int | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.protocol = guarded(on_refusal=self.refused)
+        self._set_deadlines()
         _add_gauges(self)
 
     # -- the first line ----------------------------------------------------------------------
 
-    def protocol(self) -> type[GuardedProtocol]:
-        """For uvicorn's ``http``: the raw guard with these settings; refusals leave entries."""
+    def _set_deadlines(self) -> None:
         limits = self.settings.limits
-        return guarded(
-            head_timeout=limits.head_timeout,
-            body_timeout=limits.body_timeout + 5.0,  # a governed body is refused before, by name
-            on_refusal=self.refused,
-        )
+        self.protocol.head_timeout = limits.head_timeout
+        # Later than the second line's, which refuses a governed body by its endpoint.
+        self.protocol.body_timeout = limits.body_timeout + 5.0
 
     def refused(self, client: tuple[str, int] | None, refusal: Refusal) -> tuple[bytes, Headers]:
         """Record what was refused before it became a request; its reply's body and headers."""
         if not self.running:
-            return refuse_alone(client, refusal)
+            return refuse_alone(refusal)
         call = Call("", source_of({"client": client}))
         body = refusal.body()
         self.refuser.record(call, refusal, body)
@@ -123,7 +140,9 @@ class Runtime:
             deadline = time.monotonic() + self.settings.shutdown_deadline
             self.admission.close()
             await self._calls_end(deadline)
-            self.pool.close()  # streams that are still under way end with an error event
+            self.targets.close()  # streams that are still under way end with an error event
+            for task in list(self._retiring):
+                task.cancel()
             await self._calls_end(time.monotonic() + 1.0)
             self.running = False
             await self._stop_parts(max(1.0, deadline - time.monotonic()))
@@ -165,35 +184,44 @@ class Runtime:
     async def _start(self) -> None:
         settings = self.settings
         directory = DataDir(settings.data)
-        directory.create()
-        shard = directory.shard("w0")
-        self.ledger = AsyncLedger(
-            shard.published,
-            private=shard.private,
-            origin=settings.ledger.origin,
-            ring_bytes=settings.ledger.ring_bytes,
-        )
+        place = self.place
+        try:
+            directory.create()
+            if place is None:
+                settings = settings.model_copy(update={"workers": 1})
+                self._lock_fd = directory.lock()
+                place = Place(changed=await close_others(settings))
+            self.ledger = open_shard(settings, directory.shard(place.shard), ring_bytes(settings))
+        except BaseException:
+            self._unlock()
+            raise
         try:
             upstream = settings.upstream
-            if upstream.url is None:
+            if not upstream.configured:
                 upstream = upstream.model_copy(update=await self._start_model())
             limits = settings.limits
             self.background = Background(limits.background_queue, limits.background_workers)
             self.background.start()
             try:
-                self.pool = Pool(upstream)
+                self.targets = Targets.of(upstream)
             except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
                 raise SettingsError(f"upstream: {error}") from None
-            self._assemble(upstream.name)
+            self._open()
+            self._assemble()
             abandoned = await self.evidence.recover()
             if abandoned:
                 log.warning("%d streams of an earlier run are settled as abandoned", abandoned)
+            if place.changed is not None:
+                recorded = self.evidence.admin("shards", shards=place.changed)
+                if recorded is not None:
+                    await self.ledger.durable(recorded)
+                    remember(directory, place.changed)
         except BaseException:
             await self._stop_parts(1.0)
             raise
 
-    def _assemble(self, provider: str) -> None:
-        """Build the stages; each is made once."""
+    def _open(self) -> None:
+        """Make what lives as long as the ledger is open; a reload changes it in place."""
         settings, limits = self.settings, self.settings.limits
         native, background = self.ledger.native, self.background
         refuse = settings.evidence.on_failure == "refuse"
@@ -209,18 +237,23 @@ class Runtime:
         self.evidence = Evidence(
             self.ledger,
             policy=self._policy,
-            provider=provider,
             refuse_on_failure=refuse,
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
         )
+        self.retries = Retries(settings.upstream.retry)
         self.refuser = Refuser(self.evidence, self.metrics)
+
+    def _assemble(self) -> None:
+        """Build the stages: at the start, and anew with reloaded settings."""
+        settings, limits, background = self.settings, self.settings.limits, self.background
         recording = MODES[settings.evidence.mode](self.evidence, self.ledger, self.admission)
         analyst = Analyst(background, self.evidence, all=settings.evidence.analysis == "all")
         relay = Relay(
             ledger=self.ledger, recording=recording, analyst=analyst, metrics=self.metrics
         )
+        dispatcher = Dispatcher(self.targets, self.retries, asyncio.get_running_loop().time)
         guard = Guard(limits.max_body_bytes, limits.max_json_depth, limits.body_timeout)
         self.hot = {
             "/health": _health,
@@ -234,7 +267,7 @@ class Runtime:
                 recording=recording,
                 forwarder=Forwarder(
                     b"/chat/completions",
-                    pool=self.pool,
+                    dispatcher=dispatcher,
                     recording=recording,
                     relay=relay,
                     analyst=analyst,
@@ -263,8 +296,8 @@ class Runtime:
 
     async def _stop_parts(self, seconds: float) -> None:
         """Close what was opened, in reverse order; a part that never started is skipped."""
-        if hasattr(self, "pool"):
-            self.pool.close()
+        if hasattr(self, "targets"):
+            self.targets.close()
         if hasattr(self, "background"):
             await self.background.drain(seconds)
         if hasattr(self, "evidence"):
@@ -276,6 +309,56 @@ class Runtime:
         if self._model is not None:
             await asyncio.to_thread(self._model.stop)
             self._model = None
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    # -- other settings ----------------------------------------------------------------------
+
+    def reload(self, settings: Settings) -> None:
+        """Use ``settings`` from the next request on; calls under way end with what they began.
+
+        Raises SettingsError when they cannot be used without a restart: nothing has changed then.
+        """
+        check_reload(self.settings, settings)
+        targets = self.targets
+        if settings.upstream != self.settings.upstream:
+            try:
+                targets = Targets.of(settings.upstream)
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"upstream: {error}") from None
+        self.settings, self._policy = settings, settings.policy()
+        self.auth = Auth(settings.keys)
+        self._set_deadlines()
+        refuse = settings.evidence.on_failure == "refuse"
+        self.admission.use(
+            settings.limits.max_in_flight, settings.limits.admission_deadline, refuse
+        )
+        self.background.use(settings.limits.background_queue)
+        self.evidence.use(
+            policy=self._policy,
+            refuse_on_failure=refuse,
+            rejections_per_source=settings.evidence.rejections_per_source,
+            rejections_total=settings.evidence.rejections_total,
+        )
+        if targets is not self.targets:
+            retired, self.targets = self.targets, targets
+            self.retries = Retries(settings.upstream.retry)
+            task = asyncio.get_running_loop().create_task(self._retire(retired))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        self._assemble()
+
+    async def _retire(self, targets: Targets) -> None:
+        """Close targets once their last exchange is over, or at shutdown."""
+        try:
+            while targets.stats()["busy"] or targets.stats()["waiting"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        finally:
+            targets.close()
 
     # -- what routes ask ---------------------------------------------------------------------
 
@@ -293,12 +376,36 @@ class Runtime:
             missing.append("shutting down")
         return missing
 
+    def breaker_states(self) -> dict[str, float]:
+        """Of every target: 0 closed, 1 half-open, 2 open."""
+        now = asyncio.get_running_loop().time()
+        values = {CLOSED: 0.0, HALF_OPEN: 1.0, OPEN: 2.0}
+        return {t.name: values[t.breaker.state(now)] for t in self.targets.all}
+
     def identify(self, request: Request) -> Principal:
         """The caller of a route outside the hot path. Raises Refusal (401, 403)."""
         authorization = request.headers.get("authorization")
         return self.auth.identify(
             None if authorization is None else authorization.encode("latin-1"), request.scope
         )
+
+
+def check_reload(old: Settings, new: Settings) -> None:
+    """Raises SettingsError when ``new`` cannot replace ``old`` without a restart."""
+    for name in PROCESS:
+        if getattr(old, name) != getattr(new, name):
+            raise SettingsError(f"{name} changed; that takes a restart")
+    for name in ("origin", "ring_bytes"):
+        if getattr(old.ledger, name) != getattr(new.ledger, name):
+            raise SettingsError(f"ledger.{name} changed; that takes a restart")
+    if old.limits.background_workers != new.limits.background_workers:
+        raise SettingsError("limits.background_workers changed; that takes a restart")
+    if old.upstream.configured and not new.upstream.configured:
+        raise SettingsError(
+            "upstream.url is gone; going over to the built-in model takes a restart"
+        )
+    if not new.keys and not new.loopback_only():
+        raise SettingsError(f"no API key is left, and {new.host} is not this machine alone")
 
 
 _HEALTH_BODY = b'{"status":"ok"}'
@@ -361,7 +468,7 @@ def _add_gauges(runtime: Runtime) -> None:
         "aegis_upstream_connections",
         "Connections to the upstream; waiting: calls without one.",
         "state",
-        of(lambda: {k: float(v) for k, v in runtime.pool.stats().items()}),
+        of(lambda: {k: float(v) for k, v in runtime.targets.stats().items()}),
     )
     gauge(
         "aegis_ledger_entries",
@@ -404,5 +511,29 @@ def _add_gauges(runtime: Runtime) -> None:
         "aegis_upstream_retries",
         "Requests sent a second time because a kept connection was closed.",
         "",
-        of(lambda: {"": runtime.pool.retries}),
+        of(lambda: {"": runtime.targets.resent()}),
+    )
+    counter(
+        "aegis_retries",
+        "Calls asked again, of the same target or another one.",
+        "",
+        of(lambda: {"": runtime.retries.made}),
+    )
+    counter(
+        "aegis_retries_exhausted",
+        "Calls not asked again because the retry budget was used up.",
+        "",
+        of(lambda: {"": runtime.retries.exhausted}),
+    )
+    gauge(
+        "aegis_target_breaker",
+        "State of a target's circuit breaker: 0 closed, 1 half-open, 2 open.",
+        "target",
+        of(runtime.breaker_states),
+    )
+    counter(
+        "aegis_target_opened",
+        "Times that a target's circuit breaker opened.",
+        "target",
+        of(lambda: {t.name: t.breaker.opened for t in runtime.targets.all}),
     )

@@ -36,7 +36,7 @@ Headers = list[tuple[bytes, bytes]]
 OnRefusal = Callable[[tuple[str, int] | None, Refusal], tuple[bytes, Headers]]
 
 
-def refuse_alone(client: tuple[str, int] | None, refusal: Refusal) -> tuple[bytes, Headers]:
+def refuse_alone(refusal: Refusal) -> tuple[bytes, Headers]:
     """The reply to a refused request where nobody keeps a record of it."""
     body = refusal.body()
     headers = [
@@ -79,7 +79,6 @@ class GuardedProtocol(HttpToolsProtocol):
     head_timeout: ClassVar[float] = 10.0
     #: Seconds in which a body has to end or bring 1 KiB/s; those in which we do not read are free.
     body_timeout: ClassVar[float] = 30.0
-    on_refusal: ClassVar[OnRefusal] = staticmethod(refuse_alone)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -229,6 +228,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # -- refusals ----------------------------------------------------------------------------
 
+    def refused(self, refusal: Refusal) -> tuple[bytes, Headers]:
+        """Body and headers of the reply; for a subclass that keeps a record."""
+        return refuse_alone(refusal)
+
     def _refuse(self, status: int, code: str, text: str, offset: int | None = None) -> None:
         """Take nothing more from this connection; answer 400 unless that would mix with another."""
         if self._refused or self.transport.is_closing():
@@ -239,7 +242,7 @@ class GuardedProtocol(HttpToolsProtocol):
         refusal = Refusal(
             status, code, text + where, stage="guard", headers=((b"connection", b"close"),)
         )
-        body, headers = self.on_refusal(self.client, refusal)
+        body, headers = self.refused(refusal)
         assert isinstance(self.flow, _Flow)
         broken = self._current if self._in_message else None
         if broken is not None and self._drop(broken):
@@ -282,12 +285,16 @@ def guarded(
     *,
     head_timeout: float = GuardedProtocol.head_timeout,
     body_timeout: float = GuardedProtocol.body_timeout,
-    on_refusal: OnRefusal = refuse_alone,
+    on_refusal: OnRefusal | None = None,
 ) -> type[GuardedProtocol]:
     """A protocol with these limits, for uvicorn's ``http``; ``on_refusal`` may keep a record."""
-    members = {
-        "head_timeout": head_timeout,
-        "body_timeout": body_timeout,
-        "on_refusal": staticmethod(on_refusal),
-    }
-    return type("GuardedProtocol", (GuardedProtocol,), members)
+
+    class Guarded(GuardedProtocol):
+        def refused(self, refusal: Refusal) -> tuple[bytes, Headers]:
+            if on_refusal is None:
+                return refuse_alone(refusal)
+            return on_refusal(self.client, refusal)
+
+    Guarded.head_timeout = head_timeout
+    Guarded.body_timeout = body_timeout
+    return Guarded
