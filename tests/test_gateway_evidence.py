@@ -462,6 +462,7 @@ def test_when_the_ledger_cannot_record(
                 return native.poisoned is None
 
             assert (await rig.ask()).status == 200
+            await rig.runtime.ledger.durable(len(native) - 1)
             with no_file_may_grow():
                 await rig.ask()  # submitted before the disk is asked
                 await until(broken)

@@ -26,7 +26,7 @@ def measure(folder: Path, rounds: int, seconds: float) -> list[dict[str, Any]]:
     rows = []
     with Bench(folder) as bench:
         direct = bench.upstream()
-        targets = [direct, *(bench.governed(direct, mode) for mode in MODES)]
+        targets = [direct, *(bench.governed(direct, mode=mode) for mode in MODES)]
         for target in targets:
             bench.load(target, 8, seconds / 2)
         for connections in CONNECTIONS:
