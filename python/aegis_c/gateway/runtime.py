@@ -34,6 +34,7 @@ from aegis_c.gateway.hot.retry import Retries
 from aegis_c.gateway.hot.targets import Targets
 from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.metrics import Metrics
+from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
 from aegis_c.gateway.shards import Place, close_others, open_shard, remember, ring_bytes
 from aegis_c.ledger import AsyncLedger
@@ -66,10 +67,16 @@ class Runtime:
     refuser: Refuser
     hot: dict[str, Hot]
 
-    def __init__(self, settings: Settings, place: Place | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        place: Place | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
         """Without a ``place`` this is the directory's only worker, and sees to every shard."""
         self.settings = settings
         self.place = place
+        self.siblings = siblings
         self.auth = Auth(settings.keys)
         self.metrics = Metrics()
         self.running = False
