@@ -497,9 +497,15 @@ def _add_gauges(runtime: Runtime) -> None:
     )
     counter(
         "aegis_ledger_gaps",
-        "Entries that could not be recorded.",
+        "Entries that could not be recorded when they were made.",
         "",
         of(lambda: {"": runtime.evidence.gaps}),
+    )
+    counter(
+        "aegis_ledger_late",
+        "Entries that were recorded later, once the ledger was back.",
+        "",
+        of(lambda: {"": runtime.evidence.late}),
     )
     counter(
         "aegis_rejections_suppressed",
