@@ -123,6 +123,7 @@ async def trouble(server: Process, seconds: float, rng: random.Random, done: Cou
                 server.process.send_signal(signal.Signals[what])
         elif workers := workers_of(server):
             os.kill(rng.choice(workers), signal.Signals[what])
+    await asyncio.sleep(1.0)  # a worker killed while the gateway ends is a failure of that end
 
 
 async def chaos(data: Path, seconds: float, rng: random.Random) -> str:
