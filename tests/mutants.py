@@ -15,7 +15,7 @@ import wal_native as native
 CRASH = ("crash states", "tests/c/crash_wal.c", ("memfs",), ("--seconds", "20", "--jobs", "1"))
 ROT = ("damage", "tests/c/test_wal_rot.c", ("memfs",), ())
 RING = ("ring kills", "tests/c/test_wal_ring.c", ("ring_trace",), ())
-WRITER = ("faults", "tests/c/test_wal_writer.c", ("scratch",), ())
+WRITER = ("faults", "tests/c/test_wal_writer.c", ("scratch", "wal_rig"), ())
 LEDGER = ("ledger", "tests/c/test_ledger.c", ("io_fault", "scratch"), ())
 IDS = ("id column", "tests/c/test_ids.c", ("io_fault", "scratch"), ())
 Check = tuple[str, str, tuple[str, ...], tuple[str, ...]]

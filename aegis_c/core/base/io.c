@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -392,9 +393,9 @@ ag_io_replace_file(const struct ag_io *io, const char *path, const void *from, s
     return sync ? sync_parent(io, path, err) : AG_OK;
 }
 
-int
-ag_io_make_dirs(const struct ag_io *io, const char *path, mode_t mode,
-                struct ag_error *err)
+static int
+make_dirs(const struct ag_io *io, const char *path, mode_t mode, bool durable,
+          struct ag_error *err)
 {
     char part[PATH_MAX];
     size_t n = strlen(path);
@@ -412,7 +413,25 @@ ag_io_make_dirs(const struct ag_io *io, const char *path, mode_t mode,
         if (result < 0 && result != -EEXIST) {
             return ag_fail_sys(err, -result, part, "mkdir");
         }
+        int status = durable && result == 0 ? sync_parent(io, part, err) : AG_OK;
+        if (status != AG_OK) {
+            return status;
+        }
         part[i] = kept;
     }
     return AG_OK;
+}
+
+int
+ag_io_make_dirs(const struct ag_io *io, const char *path, mode_t mode,
+                struct ag_error *err)
+{
+    return make_dirs(io, path, mode, false, err);
+}
+
+int
+ag_io_make_durable_dirs(const struct ag_io *io, const char *path, mode_t mode,
+                        struct ag_error *err)
+{
+    return make_dirs(io, path, mode, true, err);
 }

@@ -81,4 +81,9 @@ int ag_io_replace_file(const struct ag_io *io, const char *path, const void *fro
 int ag_io_make_dirs(const struct ag_io *io, const char *path, mode_t mode,
                     struct ag_error *err);
 
+/* The same, and fsyncs the directory above each one that it makes: what is then synced
+ * inside cannot vanish with a name above it. */
+int ag_io_make_durable_dirs(const struct ag_io *io, const char *path, mode_t mode,
+                            struct ag_error *err);
+
 #endif

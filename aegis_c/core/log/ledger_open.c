@@ -13,6 +13,7 @@
 #include "log/ledger_state.h"
 
 #define IDENTITY_MAX 1024
+#define SECRET_NAME 16
 #define VKEY_FILE "log.vkey"
 #define CLOSE_GRACE_NS 1000000000u
 #define MOST_US (24u * 3600 * (uint64_t)1000000)
@@ -44,7 +45,9 @@ ag_ledger_private_path(const struct ag_ledger *ledger, const char *name,
  *     aegis ledger 1
  *     origin <origin>
  *     vkey <verifier key>
- */
+ *     secret <first 8 octets, in hex, of H("aegis/secret/v1" || subject secret)>
+ *
+ * The last tells a damaged secret, with which no commitment would open. */
 
 static int
 refuse_private_file(const char *path, const char *what, struct ag_error *err)
@@ -77,7 +80,7 @@ find_line(const char *text, const char *name, char *value, size_t room)
 
 static int
 read_identity(struct ag_ledger *ledger, const char *path, char vkey[AG_VKEY_MAX],
-              struct ag_error *err)
+              char secret[SECRET_NAME + 1], struct ag_error *err)
 {
     static const char first_line[] = "aegis ledger 1\n";
     uint8_t *text = NULL;
@@ -92,17 +95,36 @@ read_identity(struct ag_ledger *ledger, const char *path, char vkey[AG_VKEY_MAX]
     } else if (!find_line(s, "origin", ledger->origin, sizeof(ledger->origin)) ||
                !find_line(s, "vkey", vkey, AG_VKEY_MAX)) {
         status = refuse_private_file(path, "identity file lacks a line", err);
+    } else if (!find_line(s, "secret", secret, SECRET_NAME + 1)) {
+        secret[0] = '\0'; /* of an earlier version */
     }
     ag_free(text);
     return status;
 }
 
+static void
+name_secret(const struct ag_ledger *ledger, char name[SECRET_NAME + 1])
+{
+    static const char label[] = "aegis/secret/v1";
+    struct ag_sha256 hash;
+    uint8_t digest[AG_HASH_SIZE];
+    char hex[64];
+    ag_sha256_init(&hash);
+    ag_sha256_update(&hash, label, sizeof(label) - 1);
+    ag_sha256_update(&hash, ledger->secret, sizeof(ledger->secret));
+    ag_sha256_final(&hash, digest);
+    ag_hash_hex(digest, hex);
+    (void)snprintf(name, SECRET_NAME + 1, "%.*s", SECRET_NAME, hex);
+}
+
 static int
 write_identity(struct ag_ledger *ledger, const char *path, struct ag_error *err)
 {
-    char text[IDENTITY_MAX];
-    int n = snprintf(text, sizeof(text), "aegis ledger 1\norigin %s\nvkey %s\n",
-                     ledger->origin, ag_signer_vkey(ledger->signer));
+    char text[IDENTITY_MAX], secret[SECRET_NAME + 1];
+    name_secret(ledger, secret);
+    int n =
+        snprintf(text, sizeof(text), "aegis ledger 1\norigin %s\nvkey %s\nsecret %s\n",
+                 ledger->origin, ag_signer_vkey(ledger->signer), secret);
     return ag_io_replace_file(ledger->io, path, text, (size_t)n, 0600, 1, err);
 }
 
@@ -169,6 +191,7 @@ first_start(struct ag_ledger *ledger, const struct ag_ledger_options *options,
         getentropy(secret, sizeof(secret)) != 0) {
         return ag_fail_sys(err, errno, "", "reading random numbers");
     }
+    memcpy(ledger->secret, secret, sizeof(secret));
     if (options->origin != NULL) {
         (void)snprintf(ledger->origin, sizeof(ledger->origin), "%s", options->origin);
     } else {
@@ -215,9 +238,9 @@ take_lock(struct ag_ledger *ledger, struct ag_error *err)
 }
 
 static int
-load_secret(struct ag_ledger *ledger, struct ag_error *err)
+load_secret(struct ag_ledger *ledger, const char *name, struct ag_error *err)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], found[SECRET_NAME + 1];
     uint8_t *secret = NULL;
     size_t n = 0;
     int status = ag_ledger_private_path(ledger, "subject.secret", path, err);
@@ -229,6 +252,10 @@ load_secret(struct ag_ledger *ledger, struct ag_error *err)
     }
     if (status == AG_OK) {
         memcpy(ledger->secret, secret, AG_HASH_SIZE);
+        name_secret(ledger, found);
+        if (name[0] != '\0' && strcmp(name, found) != 0) {
+            status = refuse_private_file(path, "subject secret is not this log's", err);
+        }
     }
     ag_free(secret);
     return status;
@@ -258,6 +285,7 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
      struct ag_error *err)
 {
     char key_path[PATH_MAX], identity_path[PATH_MAX], vkey[AG_VKEY_MAX];
+    char secret[SECRET_NAME + 1];
     int status = ag_ledger_private_path(ledger, "log.key", key_path, err);
     if (options->key_path != NULL) {
         (void)snprintf(key_path, sizeof(key_path), "%s", options->key_path);
@@ -268,11 +296,11 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     if (status != AG_OK) {
         return status;
     }
-    status = read_identity(ledger, identity_path, vkey, err);
+    status = read_identity(ledger, identity_path, vkey, secret, err);
     if (status == AG_ENOTFOUND) {
         status = first_start(ledger, options, key_path, identity_path, err);
         if (status == AG_OK) {
-            status = read_identity(ledger, identity_path, vkey, err);
+            status = read_identity(ledger, identity_path, vkey, secret, err);
         }
     } else if (status == AG_OK) {
         status = ag_signer_open(ledger->io, key_path, ledger->origin, 0,
@@ -292,7 +320,7 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
         status = check_vkey(ledger, vkey, key_path, err);
     }
     if (status == AG_OK) {
-        status = load_secret(ledger, err);
+        status = load_secret(ledger, secret, err);
     }
     return status == AG_OK ? ag_ledger_recover(ledger, options, err) : status;
 }
@@ -386,7 +414,7 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
     if (status != AG_OK) {
         return status;
     }
-    status = ag_io_make_dirs(made->io, options->private_dir, 0700, err);
+    status = ag_io_make_durable_dirs(made->io, options->private_dir, 0700, err);
     if (status == AG_OK) {
         status = take_lock(made, err);
     }

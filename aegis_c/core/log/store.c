@@ -32,7 +32,7 @@ ag_store_open(struct ag_store *store, const struct ag_io *io, const char *root,
     if (n <= 0 || (size_t)n >= sizeof(store->root)) {
         return ag_fail_sys(err, ENAMETOOLONG, root, "open");
     }
-    int status = ag_io_make_dirs(io, root, AG_STORE_DIR_MODE, err);
+    int status = ag_io_make_durable_dirs(io, root, AG_STORE_DIR_MODE, err);
     if (status == AG_OK) {
         status = join(store, ".tmp", temporary, err);
     }
