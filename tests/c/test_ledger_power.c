@@ -454,7 +454,7 @@ static void
 at_every_call(void)
 {
     long calls = LONG_MAX;
-    for (long at = 1; at <= calls; at += 7) {
+    for (long at = 1; at <= calls; at += 13) {
         struct told told = {0};
         char command[1200];
         start_power((int)at, at);
