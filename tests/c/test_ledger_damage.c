@@ -179,9 +179,9 @@ each_file(const char *folder)
         }
         size_t size = (size_t)st.st_size;
         /* Texts closely; of pages the header, the records and what is behind them. */
-        for (size_t at = 0; at < size; at += size <= 512 ? 9
-                                             : at < 128  ? 13
-                                                         : size / 11) {
+        for (size_t at = 0; at < size; at += size <= 512 ? 17
+                                             : at < 64   ? 13
+                                                         : size / 7) {
             flip_and_open(name + 1, at);
         }
     }

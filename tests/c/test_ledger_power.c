@@ -5,7 +5,7 @@
  * The model is the worst that POSIX allows: of a file there is what it held when it was
  * last synced, empty when it never was; a name is there when its directory was synced
  * after it was made, and only if all directories above it are; a removed or replaced
- * name comes back until then. The ring is gone. */
+ * name comes back until then; a rename is atomic. The ring is gone. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -108,6 +108,20 @@ keep_content(const char *path)
     ASSERT_EQ(close(fd), 0);
 }
 
+/* Under the lock. A rename is atomic: where the new name is, the old one is not. */
+static void
+drop_old_name(ino_t ino)
+{
+    for (int i = 0; i < power.count; i++) {
+        struct stat st;
+        bool moved = lstat(power.names[i].path, &st) != 0 || st.st_ino != ino;
+        if (power.names[i].ino == ino && moved) {
+            power.names[i] = power.names[--power.count];
+            return;
+        }
+    }
+}
+
 /* Under the lock. The names in a folder are on the disk from here on. */
 static void
 keep_names(const char *folder)
@@ -134,6 +148,9 @@ keep_names(const char *folder)
         ASSERT_LT(power.count, NAMES);
         put(name->path, sizeof(name->path), "%s/%s", folder, e->d_name);
         if (lstat(name->path, &st) == 0) {
+            drop_old_name(st.st_ino);
+            name = &power.names[power.count];
+            put(name->path, sizeof(name->path), "%s/%s", folder, e->d_name);
             name->ino = st.st_ino;
             name->folder = S_ISDIR(st.st_mode);
             power.count++;
