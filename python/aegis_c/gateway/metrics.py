@@ -15,8 +15,11 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
+
+from aegis_c.gateway.hot.phases import PHASES
 
 _BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 #: Name, help text, and a function that gives {label: value} at the time of the scrape.
@@ -34,6 +37,8 @@ class Metrics(Collector):
         self.streams: dict[str, int] = {}
         self._seconds = [0] * (len(_BOUNDS) + 1)
         self._seconds_sum = 0.0
+        self._phases = [0] * len(PHASES)  # nanoseconds
+        self._phase_counts = [0] * len(PHASES)
         self._gauges: list[Gauge] = []
         self._counters: list[Gauge] = []
 
@@ -44,6 +49,13 @@ class Metrics(Collector):
         seconds = nanoseconds * 1e-9
         self._seconds[bisect_left(_BOUNDS, seconds)] += 1
         self._seconds_sum += seconds
+
+    def spent(self, nanoseconds: list[int]) -> None:
+        """The phases of one call; those that it did not come to are 0."""
+        for i, each in enumerate(nanoseconds):
+            if each:
+                self._phases[i] += each
+                self._phase_counts[i] += 1
 
     def rejected(self, stage: str, reason: str) -> None:
         """A request was refused at ``stage``."""
@@ -94,6 +106,14 @@ class Metrics(Collector):
             buckets=self._buckets(),
             sum_value=self._seconds_sum,
         )
+        phases = SummaryMetricFamily(
+            "aegis_phase_seconds",
+            "Time in each phase of governed requests that came to it.",
+            labels=("phase",),
+        )
+        for i, phase in enumerate(PHASES):
+            phases.add_metric((phase,), self._phase_counts[i], self._phases[i] * 1e-9)
+        yield phases
         for name, text, label, values in self._gauges:
             yield _fill(GaugeMetricFamily(name, text, labels=(label,) if label else ()), values())
         for name, text, label, values in self._counters:

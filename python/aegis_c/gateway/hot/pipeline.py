@@ -19,6 +19,7 @@ from aegis_c.gateway.evidence import Call
 from aegis_c.gateway.hot.auth import Auth, source_of
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.guard import ClientGone, Guard
+from aegis_c.gateway.hot.phases import AUTH, BODY, FIREWALL, GUARD, LIMITS
 
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Evidence
@@ -107,6 +108,7 @@ class Governed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         call = Call(self._endpoint, source_of(scope))
+        phases = call.phases
         head = None
         body = None
         status = CLIENT_CLOSED_REQUEST
@@ -117,16 +119,22 @@ class Governed:
             head = guard.head(scope)
             call.client_id = head.client_id or head.request_id
             call.session = head.session
+            phases.end(GUARD)
             call.principal = self._auth.identify(head.authorization, scope)
+            phases.end(AUTH)
             guard.body_headers(head)
             body = await guard.body(head, receive)
+            phases.end(BODY)
             call.request = body
             document = guard.document(head, body)
             call.model, stream = self._examine(document)
+            phases.end(GUARD)
             if self._firewall.active:
                 self._judge(call, document)
+                phases.end(FIREWALL)
             entries = self._recording.entries(stream)
             await self._admission.enter(entries)
+            phases.end(LIMITS)
             call.owed = entries
             call.admitted = True
             status = await self._forwarder.run(call, stream, head, body, receive, send)
@@ -153,6 +161,7 @@ class Governed:
             if call.admitted:
                 self._admission.leave(call.owed)
             self._metrics.answered(self._endpoint, status, time.perf_counter_ns() - call.started)
+            self._metrics.spent(phases.spent)
 
     def _judge(self, call: Call, document: dict[str, Any]) -> None:
         """Ask the firewall; the caller never learns which rule refused, the log does."""
