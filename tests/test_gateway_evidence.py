@@ -26,8 +26,8 @@ import upstream
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.evidence import CAP, cap, uuid7
-from aegis_c.gateway.hot.auth import source_of
-from aegis_c.gateway.hot.limits import Admission
+from aegis_c.gateway.hot.admission import Admission
+from aegis_c.gateway.hot.source import Source
 from aegis_c.gateway.settings import ENTRY_MAX
 from aegis_c.ledger import AsyncLedger
 from gateway_rig import ASK, CHAT, KEY, Rig, gateway, key, request, run, settings, until
@@ -191,7 +191,7 @@ def test_sources_are_counted_one_by_one_and_together(tmp_path: Path) -> None:
 
 def test_source_addresses() -> None:
     def source(client: tuple[str, int] | None) -> str:
-        return source_of({"type": "http", "client": client})
+        return Source((), "x-forwarded-for").of({"type": "http", "client": client})
 
     assert source(("192.0.2.7", 1)) == "192.0.2.7"
     assert source(("2001:db8:1:2:3:4:5:6", 1)) == "2001:db8:1:2::/64"

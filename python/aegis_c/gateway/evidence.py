@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aegis_c import Commitment
     from aegis_c.gateway.hot.auth import Principal
+    from aegis_c.gateway.hot.limits import Held
     from aegis_c.ledger import AsyncLedger
 
 log = logging.getLogger("aegis_c.gateway.evidence")
@@ -60,6 +61,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     status: int | str | None = None
     usage: dict[str, int] | None = None
     policy: str | None = None
+    limits: dict[str, Any] | None = None
     timing: dict[str, int] | None = None
     events: int | None = None
     reason: str | None = None
@@ -77,7 +79,9 @@ class Call:
         "admitted",
         "client_id",
         "endpoint",
+        "held",
         "id",
+        "limits",
         "model",
         "owed",
         "principal",
@@ -103,6 +107,8 @@ class Call:
         self.owed = 0  # entries it may still make
         self.recorded = False  # a call or an intent is in the ledger: no rejection may follow
         self.upstream_ns = 0
+        self.held: Held | None = None  # of its limits
+        self.limits: dict[str, Any] | None = None  # what its entries say of them
 
 
 class Evidence:
@@ -315,6 +321,7 @@ class Evidence:
         if principal is not None:
             entry.tenant = principal.tenant
             entry.key = principal.key
+        entry.limits = call.limits
         return entry
 
     def _submit(

@@ -18,13 +18,17 @@ from aegis_c.gateway.background.spawn import Background
 from aegis_c.gateway.errors import method_not_allowed
 from aegis_c.gateway.evidence import Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
+from aegis_c.gateway.hot.admission import Admission
 from aegis_c.gateway.hot.auth import Auth, Principal
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard
-from aegis_c.gateway.hot.limits import Admission
+from aegis_c.gateway.hot.limits import Limits
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.pool import Pool
+from aegis_c.gateway.hot.source import Source
+from aegis_c.gateway.limits.rules import limits_for
+from aegis_c.gateway.limits.tables import Tables
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.settings import Settings
 from aegis_c.ledger import AsyncLedger
@@ -52,6 +56,8 @@ class Runtime:
     background: Background
     pool: Pool
     admission: Admission
+    limits: Limits | None
+    source: Source
     evidence: Evidence
     refuser: Refuser
     hot: dict[str, Hot]
@@ -59,6 +65,7 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.auth = Auth(settings.keys)
+        self.source = Source(settings.trusted_proxies, settings.forwarded_header)
         self.metrics = Metrics()
         self.running = False
         self.hot = {}
@@ -67,6 +74,8 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: AsyncGenerator[None, None] | None = None
         self._model: _Stoppable | None = None
+        self._tables: Tables | None = None
+        self._copier: asyncio.Task[None] | None = None
         self._fault: str | None = None
         _add_gauges(self)
 
@@ -156,6 +165,7 @@ class Runtime:
             self.background = Background(limits.background_queue, limits.background_workers)
             self.background.start()
             self.pool = Pool(upstream)
+            await self._open_tables()
             self._assemble(upstream.name)
             abandoned = await self.evidence.recover()
             if abandoned:
@@ -187,15 +197,20 @@ class Runtime:
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
         )
-        self.refuser = Refuser(self.evidence, self.metrics)
+        self.limits = None
+        if self._tables is not None:
+            self.limits = Limits(limits, self._tables, lambda who: limits_for(who, limits))
+        self.refuser = Refuser(self.evidence, self.metrics, self.limits)
         guard = Guard(limits.max_body_bytes, limits.max_json_depth, limits.body_timeout)
         self.hot = {
             "/health": _health,
             CHAT: Governed(
                 CHAT,
+                source=self.source,
                 guard=guard,
                 auth=self.auth,
                 firewall=Firewall(),
+                limits=self.limits,
                 admission=self.admission,
                 examine=examine_chat,
                 forwarder=Forwarder(
@@ -212,6 +227,20 @@ class Runtime:
                 metrics=self.metrics,
             ),
         }
+
+    async def _open_tables(self) -> None:
+        """The limiters' shared memory; none while nothing is limited. Raises LimitError."""
+        settings, limits = self.settings, self.settings.limits
+        if not limits.any():
+            return
+        self._tables = await asyncio.to_thread(
+            Tables,
+            settings.data,
+            directory=limits.directory,
+            slots=limits.slots,
+            lasting=limits.lasting(),
+        )
+        self._copier = asyncio.get_running_loop().create_task(self._tables.keep())
 
     async def _start_model(self) -> dict[str, object]:
         """Start the built-in model; returns the upstream settings that reach it."""
@@ -238,6 +267,10 @@ class Runtime:
             await self.background.drain(seconds)
         if hasattr(self, "evidence"):
             self.evidence.flush()
+        if self._tables is not None and self._copier is not None:
+            self._copier.cancel()
+            await asyncio.to_thread(self._tables.save)
+            self._tables = self._copier = self.limits = None
         try:
             await self.ledger.close()
         except AegisError as error:
@@ -372,3 +405,63 @@ def _add_gauges(runtime: Runtime) -> None:
         "",
         of(lambda: {"": runtime.pool.retries}),
     )
+    gauge(
+        "aegis_limit_keys",
+        "Keys of rates with a level above zero, and the slots for them.",
+        "state",
+        of(lambda: _table(runtime, "live", "slots")),
+    )
+    gauge(
+        "aegis_limit_calls_in_flight",
+        "Places taken in limits of concurrency, over all workers.",
+        "",
+        of(lambda: _places(runtime, "in_flight")),
+    )
+    counter(
+        "aegis_limit_refusals",
+        "Calls refused, by the limit that refused them.",
+        "limit",
+        of(lambda: _told(runtime, lambda limits: limits.refused)),
+    )
+    counter(
+        "aegis_limit_tokens",
+        "Tokens reserved before calls, and used by them, where tokens or money are limited.",
+        "state",
+        of(lambda: _told(runtime, lambda limits: limits.tokens)),
+    )
+    counter(
+        "aegis_limit_table_full",
+        "Charges (full) and debts (debts_lost) that found no slot, over all workers.",
+        "what",
+        of(lambda: _table(runtime, "full", "debts_lost")),
+    )
+    counter(
+        "aegis_limit_calls_not_charged",
+        "Calls that passed uncharged because the table was full.",
+        "",
+        of(lambda: _told(runtime, lambda limits: {"": limits.not_charged})),
+    )
+    counter(
+        "aegis_limit_places_reaped",
+        "Places given back for workers that died, over all workers.",
+        "",
+        of(lambda: _places(runtime, "reaped")),
+    )
+
+
+def _told(runtime: Runtime, read: Callable[[Limits], dict[str, int]]) -> dict[str, float]:
+    limits = runtime.limits
+    return {} if limits is None else {name: float(value) for name, value in read(limits).items()}
+
+
+def _table(runtime: Runtime, *names: str) -> dict[str, float]:
+    limits = runtime.limits
+    if limits is None:
+        return {}
+    stats = limits.tables.rates.stats()
+    return {name: float(stats[name]) for name in names}
+
+
+def _places(runtime: Runtime, name: str) -> dict[str, float]:
+    limits = runtime.limits
+    return {} if limits is None else {"": float(limits.tables.calls.stats()[name])}

@@ -20,11 +20,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
     SecretStr,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -33,6 +35,7 @@ from pydantic_settings import (
 )
 
 from aegis_c.gateway.settings_file import Lines, variable_of
+from aegis_c.gateway.settings_limits import LimitSet, ModelLimits, Price, Units
 
 #: Largest entry one call can make, in bytes; the caps in ``gateway/evidence.py`` guarantee it.
 ENTRY_MAX = 4096
@@ -143,7 +146,7 @@ class ApiKey(_Table):
 
 
 class Limits(_Table):
-    """What one worker takes on at a time, and how large a request may be."""
+    """How large a request may be, what one worker takes on at a time, and who may use how much."""
 
     max_body_bytes: int = Field(default=16 << 20, ge=1024, le=1 << 30)
     max_json_depth: int = Field(default=64, ge=4, le=512)
@@ -156,6 +159,74 @@ class Limits(_Table):
         default=4096, ge=1, le=1 << 20, description="Jobs; above it no call is admitted."
     )
     background_workers: int = Field(default=2, ge=1, le=64)
+
+    key: LimitSet = Field(default=LimitSet(), description="For each key by itself.")
+    tenant: LimitSet = Field(default=LimitSet(), description="For all keys of a tenant.")
+    model: LimitSet = Field(default=LimitSet(), description="For all calls of a model.")
+    ip: LimitSet = Field(default=LimitSet(), description="For each address (IPv6: each /64).")
+    total: LimitSet = Field(default=LimitSet(), description="For all calls together.")
+    keys: dict[Name, LimitSet] = Field(
+        default={}, description="Instead of `limits.key`, for the key of this id."
+    )
+    tenants: dict[Name, LimitSet] = Field(
+        default={}, description="Instead of `limits.tenant`, for this tenant."
+    )
+    models: dict[str, ModelLimits] = Field(
+        default={},
+        description="Prices and longest output of a model; limits that it gives "
+        "stand instead of `limits.model`.",
+    )
+    reserve: Literal["p95", "max"] = Field(
+        default="p95",
+        description="Output tokens charged before a call: what 95 of 100 answers of that model "
+        "needed (never more than the caller's maximum), or the caller's whole maximum.",
+    )
+    max_output: Units = Field(
+        default=4096, description="The maximum of a call that sets none, of a model without one."
+    )
+    input_price: Price | None = Field(default=None, description="Of models that are not listed.")
+    output_price: Price | None = Field(default=None, description="Of models that are not listed.")
+    slots: int = Field(
+        default=1 << 18, ge=1024, le=1 << 28, description="Of 16 bytes; a live key takes one."
+    )
+    when_full: Literal["refuse", "allow"] = Field(
+        default="refuse", description="A call whose key finds no slot among live ones."
+    )
+    directory: Path | None = Field(
+        default=None, description="Of the shared tables; default: /dev/shm/aegis-<uid>."
+    )
+
+    def any(self) -> bool:
+        """True when something is limited for somebody."""
+        return any(one.limits_something() for one in self._sets())
+
+    def lasting(self) -> bool:
+        """True when a bucket needs an hour or more to drain."""
+        buckets = (rate.bucket() for one in self._sets() for rate in one.all_rates())
+        return any(burst * seconds >= 3600 * rate for rate, seconds, burst in buckets)
+
+    def _sets(self) -> list[LimitSet]:
+        others = (*self.keys.values(), *self.tenants.values(), *self.models.values())
+        return [self.key, self.tenant, self.model, self.ip, self.total, *others]
+
+    @model_validator(mode="after")
+    def _check_prices(self) -> Limits:
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("give both input_price and output_price, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _check_count(self) -> Limits:
+        most = len(self.total.all_rates()) + len(self.ip.all_rates())
+        for one, others in (
+            (self.key, self.keys),
+            (self.tenant, self.tenants),
+            (self.model, self.models),
+        ):
+            most += max(len(each.all_rates()) for each in (one, *others.values()))
+        if most > 16:
+            raise ValueError(f"up to {most} rates would apply to one call; at most 16 are possible")
+        return self
 
 
 class EvidenceSettings(_Table):
@@ -223,6 +294,14 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     evidence: EvidenceSettings = EvidenceSettings()
     ledger: LedgerSettings = LedgerSettings()
+    trusted_proxies: tuple[IPvAnyNetwork | Literal["unix"], ...] = Field(
+        default=(),
+        description="Networks of proxies whose word on the caller's address counts; "
+        "'unix': whoever reaches the Unix socket.",
+    )
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        default="x-forwarded-for", description="The one header that those proxies write."
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
@@ -238,7 +317,19 @@ class Settings(BaseSettings):
                 f"{need} (two entries of {ENTRY_MAX} bytes a call), "
                 f"but it is {self.ledger.ring_bytes}"
             )
+        self._check_limit_names()
         return self
+
+    def _check_limit_names(self) -> None:
+        """Limits of a key or tenant that does not exist would never apply to anybody."""
+        for table, member in (("keys", "id"), ("tenants", "tenant")):
+            known = {getattr(key, member) for key in self.keys} or {"local"}
+            for name in getattr(self.limits, table):
+                if name not in known:
+                    raise _fault(
+                        ("limits", table, name),
+                        f"no key has this {member}; known: {', '.join(sorted(known))}",
+                    )
 
     @classmethod
     def settings_customise_sources(
@@ -322,6 +413,11 @@ def _is_unknown(name: str) -> bool:
     if not upper.startswith("AEGIS_") or upper in TOOL_VARIABLES:
         return False
     return upper.removeprefix("AEGIS_").split("__")[0].lower() not in Settings.model_fields
+
+
+def _fault(path: tuple[str | int, ...], reason: str) -> PydanticCustomError:
+    """What is wrong with the settings together, at one of them."""
+    return PydanticCustomError("together", "{reason}", {"path": path, "reason": reason})
 
 
 def _explain(error: ValidationError, file: Path | None) -> str:

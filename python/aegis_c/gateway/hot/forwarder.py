@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from aegis_c import Commitment
     from aegis_c.gateway.background.spawn import Background
     from aegis_c.gateway.evidence import Call, Evidence
-    from aegis_c.gateway.hot.limits import Admission
+    from aegis_c.gateway.hot.admission import Admission
     from aegis_c.gateway.metrics import Metrics
     from aegis_c.ledger import AsyncLedger
 
@@ -213,6 +213,8 @@ class Forwarder:
         if status >= 400 and not is_error:
             reply = error_body(_message_of(status, reply), UPSTREAM_ERROR, UPSTREAM_ERROR)
             media = _JSON
+        if call.held is not None:
+            call.held.answered(status, usage, reply)
         try:
             index = self._evidence.call(call, status, reply, answered=model, usage=usage)
         except AegisError as error:
@@ -244,6 +246,8 @@ class Forwarder:
         ]
         if length is not None:
             headers.append((b"content-length", str(length).encode()))
+        if call.held is not None:
+            headers += call.held.headers()
         for name in _PASSED:
             value = passed.get(name)
             if value is not None and _UNSAFE.search(value) is None:
@@ -287,6 +291,8 @@ class Forwarder:
                         await send({"type": "http.response.body", "body": out, "more_body": True})
                         connection.handing = 0.0
                         response.update(out)
+                        if call.held is not None:
+                            call.held.handed(out)
                     if data is None:
                         break
             except UpstreamError as error:
@@ -330,6 +336,8 @@ class Forwarder:
         response: Commitment,
         events: EventReader,
     ) -> None:
+        if call.held is not None:
+            call.held.ended(ending, events.usage)
         index = self._evidence.settle(
             call,
             intent,

@@ -16,14 +16,16 @@ from starlette.types import Receive, Scope, Send
 
 from aegis_c.gateway.errors import Refusal, internal_error, method_not_allowed, shutting_down
 from aegis_c.gateway.evidence import Call
-from aegis_c.gateway.hot.auth import Auth, source_of
+from aegis_c.gateway.hot.auth import Auth
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.guard import ClientGone, Guard
 
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Evidence
+    from aegis_c.gateway.hot.admission import Admission
     from aegis_c.gateway.hot.forwarder import Forwarder
-    from aegis_c.gateway.hot.limits import Admission
+    from aegis_c.gateway.hot.limits import Limits
+    from aegis_c.gateway.hot.source import Source
     from aegis_c.gateway.metrics import Metrics
 
 log = logging.getLogger("aegis_c.gateway.pipeline")
@@ -39,9 +41,10 @@ Examine = Callable[[dict[str, Any]], tuple[str, bool]]
 class Refuser:
     """Turns a refusal into its entry, its reply and its count: the one place that does."""
 
-    def __init__(self, evidence: Evidence, metrics: Metrics) -> None:
+    def __init__(self, evidence: Evidence, metrics: Metrics, limits: Limits | None) -> None:
         self._evidence = evidence
         self._metrics = metrics
+        self._limits = limits
 
     def record(self, call: Call, refusal: Refusal) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Leave the entry; returns the reply's body and headers."""
@@ -60,6 +63,8 @@ class Refuser:
             (b"x-request-id", call.id.encode()),
             *refusal.headers,
         ]
+        if self._limits is not None:
+            headers += self._limits.headers(call)
         return body, headers
 
     def record_gone(self, call: Call, stage: str) -> None:
@@ -77,9 +82,11 @@ class Governed:
         self,
         endpoint: str,
         *,
+        source: Source,
         guard: Guard,
         auth: Auth,
         firewall: Firewall,
+        limits: Limits | None,
         admission: Admission,
         examine: Examine,
         forwarder: Forwarder,
@@ -87,9 +94,11 @@ class Governed:
         metrics: Metrics,
     ) -> None:
         self._endpoint = endpoint
+        self._source = source
         self._guard = guard
         self._auth = auth
         self._firewall = firewall
+        self._limits = limits
         self._admission = admission
         self._examine = examine
         self._forwarder = forwarder
@@ -98,7 +107,7 @@ class Governed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        call = Call(self._endpoint, source_of(scope))
+        call = Call(self._endpoint, self._source.of(scope))
         head = None
         body = None
         status = CLIENT_CLOSED_REQUEST
@@ -117,6 +126,8 @@ class Governed:
             call.model, stream = self._examine(document)
             if self._firewall.active:
                 self._judge(call, document)
+            if self._limits is not None:
+                self._limits.enter(call, document)
             entries = 2 if stream else 1
             await self._admission.enter(entries)
             call.owed = entries
@@ -129,6 +140,8 @@ class Governed:
                 unread = -1 if head.chunked else head.content_length or 0
             await self._refuse(call, refusal, unread, receive, send)
         except (ClientGone, OSError):
+            if call.held is not None:
+                call.held.standing = call.admitted
             if not call.recorded:
                 self._refuser.record_gone(call, "upstream" if call.admitted else "body")
         except asyncio.CancelledError:
@@ -142,6 +155,8 @@ class Governed:
                 raise  # the reply has begun: the server must close the connection
             await self._refuse(call, internal_error(), 0, receive, send)
         finally:
+            if call.held is not None:
+                call.held.release()
             if call.admitted:
                 self._admission.leave(call.owed)
             self._metrics.answered(self._endpoint, status, time.perf_counter_ns() - call.started)
