@@ -4,6 +4,7 @@ AEGIS_SANITIZE=X   -fsanitize=X ("address,undefined" or "thread")
 AEGIS_COVERAGE=1   gcov counters
 AEGIS_WERROR=1     warnings are errors
 AEGIS_OPENSSL=X    "pkg-config" or "/prefix"; unset: pkg-config if it can, else -lcrypto
+AEGIS_IO=fault     files fail as tests/io_faults.py says; only for `setup.py build`, never a wheel
 """
 
 import copy
@@ -27,6 +28,9 @@ HARDEN = "-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong"
 if platform.machine() in ("x86_64", "i686"):
     HARDEN += " -fstack-clash-protection -fcf-protection"
 HARDEN_LINK = "-Wl,-z,relro,-z,now,-z,noexecstack" if sys.platform == "linux" else ""
+if (IO := os.environ.get("AEGIS_IO", "")) not in ("", "fault"):
+    sys.exit(f"AEGIS_IO={IO!r}: expected 'fault'")
+FAULTY = IO == "fault"
 
 
 def openssl(choice: str) -> tuple[list[str], list[str]]:
@@ -66,6 +70,12 @@ def flags(switches: Mapping[str, str] = os.environ) -> tuple[list[str], list[str
 class BuildExt(build_ext):
     """Compiles in parallel, only what changed; core files get the core's warnings as well."""
 
+    def run(self) -> None:
+        packed = {"bdist_wheel", "editable_wheel"} & set(self.distribution.command_obj)
+        if FAULTY and (self.inplace or packed):
+            sys.exit("AEGIS_IO=fault is for tests/io_faults.py: it must not be installed")
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         include = [f"-I{path}" for path in self.compiler.include_dirs]
         cc = [*self.compiler.compiler_so, *include, *ext.extra_compile_args]
@@ -91,9 +101,10 @@ if __name__ == "__main__":
     compiler_flags, linker_flags = flags()
     native = Extension(
         "aegis_c._native",
-        sources=sorted(glob("aegis_c/core/**/*.c", recursive=True) + glob("aegis_c/bind/*.c")),
+        sources=sorted(glob("aegis_c/core/**/*.c", recursive=True) + glob("aegis_c/bind/*.c"))
+        + ["tests/c/io_rules.c"] * FAULTY,
         depends=["setup.py", *sorted(glob("aegis_c/**/*.h", recursive=True))],
         extra_compile_args=compiler_flags,
-        extra_link_args=linker_flags,
+        extra_link_args=linker_flags + ["-Wl,--wrap=ag_io_posix"] * FAULTY,
     )
     setup(ext_modules=[native], cmdclass={"build_ext": BuildExt})

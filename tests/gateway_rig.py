@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,14 @@ async def gateway(data: Path, url: str | None, **tables: Any) -> AsyncIterator[R
     app = create_app(settings(data, url, **tables))
     async with serving(app, app.state.aegis) as rig:
         yield rig
+
+
+@contextmanager
+def no_file_may_grow() -> Iterator[None]:
+    """Every write to a file beyond its first byte fails (EFBIG), as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

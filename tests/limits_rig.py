@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gateway_rig
-from aegis_c.gateway.settings_limits import SECONDS
+from aegis_c.gateway.limits_settings import SECONDS
 from gateway_rig import Rig
 
 

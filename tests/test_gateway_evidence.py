@@ -7,13 +7,10 @@ import base64
 import gc
 import hashlib
 import json
-import resource
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,19 @@ from aegis_c.gateway.hot.admission import Admission
 from aegis_c.gateway.hot.source import Source
 from aegis_c.gateway.settings import ENTRY_MAX
 from aegis_c.ledger import AsyncLedger
-from gateway_rig import ASK, CHAT, KEY, Rig, gateway, key, request, run, settings, until
+from gateway_rig import (
+    ASK,
+    CHAT,
+    KEY,
+    Rig,
+    gateway,
+    key,
+    no_file_may_grow,
+    request,
+    run,
+    settings,
+    until,
+)
 from upstream import Exchange
 
 STREAM = {**ASK, "stream": True}
@@ -354,17 +363,6 @@ def test_a_full_gateway_refuses_and_sends_nothing_upstream(tmp_path: Path) -> No
 
 
 # -- a ledger that breaks ----------------------------------------------------------------------
-
-
-@contextmanager
-def no_file_may_grow() -> Iterator[None]:
-    """Every write to a file beyond its first byte fails (EFBIG), as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("on_failure", ["refuse", "serve"])

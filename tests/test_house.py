@@ -142,7 +142,7 @@ def test_the_files_are_clean() -> None:
 
 
 def test_setup_py_stays_small() -> None:
-    assert len((ROOT / "setup.py").read_text().splitlines()) <= 100
+    assert len((ROOT / "setup.py").read_text().splitlines()) <= 120
 
 
 # ---- ./dev on machines that lack something -----------------------------------------------------

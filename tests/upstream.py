@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 Script = Callable[["Exchange"], Awaitable[None]]
@@ -56,6 +58,12 @@ class Exchange:
                 assert name.lower() not in fields, f"{name} is sent twice"
                 fields[name.lower()] = value.strip()
         return fields
+
+    @property
+    def tls(self) -> ssl.SSLObject:
+        """The TLS of the connection, as the server sees it."""
+        found: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        return found
 
     async def write(self, data: bytes) -> None:
         self._writer.write(data)
@@ -167,8 +175,10 @@ class Upstream:
 
 
 @asynccontextmanager
-async def running(script: Script = answer) -> AsyncIterator[Upstream]:
-    """An upstream on a free port; at the end every connection is torn down."""
+async def running(
+    script: Script = answer, *, tls: ssl.SSLContext | None = None, path: Path | None = None
+) -> AsyncIterator[Upstream]:
+    """An upstream on a free port or a Unix socket; at the end every connection is torn down."""
     upstream = Upstream(script)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -183,8 +193,11 @@ async def running(script: Script = answer) -> AsyncIterator[Upstream]:
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    upstream.port = server.sockets[0].getsockname()[1]
+    if path is not None:
+        server = await asyncio.start_unix_server(serve, path)
+    else:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+        upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream
     finally:

@@ -124,9 +124,10 @@ def _add_error_handlers(app: FastAPI, runtime: Runtime) -> None:
 
     def refuse(request: Request, refusal: Refusal) -> Response:
         call = Call(_route_path(request.scope), runtime.source.of(request.scope))
-        body, headers = runtime.refuser.record(call, refusal)
+        body = refusal.body()
+        runtime.refuser.record(call, refusal, body)
         response = Response(body, refusal.status)
-        response.raw_headers = headers
+        response.raw_headers = runtime.refuser.headers(call, refusal, body)
         return response
 
     async def on_refusal(request: Request, error: Exception) -> Response:

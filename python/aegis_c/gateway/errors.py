@@ -114,6 +114,20 @@ def ledger_unavailable(stage: str = "limits") -> Refusal:
     )
 
 
+def ledger_uncertain() -> Refusal:
+    """503: the log failed while the reply waited for its entry; the settings withhold it then."""
+    return Refusal(
+        503,
+        "ledger_unavailable",
+        "The model has answered, but the audit ledger could not confirm its record of this call, "
+        "so the reply is withheld. Whether the entry was kept is shown at /v1/receipts/ under "
+        "this request id.",
+        stage="evidence",
+        type=SERVER_ERROR,
+        headers=((b"retry-after", b"5"),),
+    )
+
+
 def internal_error() -> Refusal:
     """500 for a fault of our own; the details are in the log only."""
     return Refusal(

@@ -79,8 +79,10 @@ class Call:
         "admitted",
         "client_id",
         "endpoint",
+        "entry",
         "held",
         "id",
+        "intent",
         "limits",
         "model",
         "owed",
@@ -105,7 +107,9 @@ class Call:
         self.request: Commitment | bytes | None = None  # the body, once it has been read
         self.admitted = False  # from here on there is room for its entries
         self.owed = 0  # entries it may still make
-        self.recorded = False  # a call or an intent is in the ledger: no rejection may follow
+        self.intent: int | None = None  # index of its intent, once there is one
+        self.recorded = False  # the entry of its outcome was made: no rejection need follow
+        self.entry: bytes | None = None  # `<origin>/<index>` of an entry known to be durable
         self.upstream_ns = 0
         self.held: Held | None = None  # of its limits
         self.limits: dict[str, Any] | None = None  # what its entries say of them
@@ -114,9 +118,8 @@ class Call:
 class Evidence:
     """Builds and submits entries; used from the event loop alone.
 
-    Methods return the entry's index, or None when it could not be recorded (the gap is logged and
-    counted). With ``on_failure = "refuse"``, call() and intent() raise AegisError instead: their
-    reply can still be withheld.
+    Methods return the entry's index, or None when it could not be recorded: the gap is logged and
+    counted, and with ``refuses`` a reply that can still be withheld must be.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class Evidence:
         self._ledger = ledger
         self._policy = policy
         self._provider = provider
-        self._refuse = refuse_on_failure
+        self.refuses = refuse_on_failure
         self._reserved = reserved
         self._per_source = 1.0 / rejections_per_source
         self._total = 1.0 / rejections_total
@@ -166,8 +169,8 @@ class Evidence:
         _set_model(entry, call.model, answered)
         return self._submit(entry, call.request, response)
 
-    def intent(self, call: Call, status: int) -> int | None:
-        """A stream is about to begin: submitted before its headers go out."""
+    def intent(self, call: Call, status: int | None) -> int | None:
+        """A stream is about to begin, or (in write-ahead mode, no ``status`` yet) any call."""
         entry = self._entry("intent", call)
         entry.status = status
         entry.provider = self._provider
@@ -178,46 +181,41 @@ class Evidence:
     def settle(
         self,
         call: Call,
-        intent: int | None,
-        status: str,
-        response: Commitment | None,
+        status: str | int,
+        response: Commitment | bytes | None,
         *,
-        events: int,
+        events: int | None = None,
         answered: str | None = None,
         usage: dict[str, int] | None = None,
     ) -> int | None:
-        """A stream ended; ``response`` commits to what was really delivered.
+        """What an intent led to: a stream that ended somehow, or one reply with its status.
 
-        Never raises AegisError: what was delivered cannot be withheld any more.
+        ``response`` is what was really delivered, or the plain reply that goes out.
         """
         entry = self._entry("settle", call)
-        entry.of = intent
+        entry.of = call.intent
         entry.status = status
         entry.usage = usage
         entry.events = events
         entry.provider = self._provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
-        try:
-            return self._submit(entry, None, response)
-        except AegisError as error:
-            self._gap("settle", error)
-            return None
+        return self._submit(entry, None, response)
 
     def rejection(
         self, call: Call, *, status: int, reason: str, stage: str, response: bytes | None
     ) -> int | None:
-        """A request was refused, or could not be answered.
+        """A request was refused, or could not be answered; a call with an intent is settled.
 
         A flood is counted instead of recorded (the next entry carries the count), and so is a
-        rejection that would take ring space from admitted calls. An admitted call, which may
-        have gone upstream, is always recorded.
+        rejection that would take ring space from admitted calls, or that the ledger cannot take.
+        An admitted call, which may have gone upstream, has room of its own.
         """
-        if not call.admitted and not self._may_reject(call.source):
-            self._suppressed += 1
-            self.suppressed_total += 1
+        if not call.owed and not self._may_reject(call):
+            self._count()
             return None
-        entry = self._entry("rejection", call)
+        entry = self._entry("rejection" if call.intent is None else "settle", call)
+        entry.of = call.intent
         entry.status = status
         entry.reason = reason
         entry.stage = stage
@@ -225,33 +223,32 @@ class Evidence:
         if call.admitted:
             entry.provider = self._provider
         _set_model(entry, call.model, None)
-        try:
-            return self._submit(entry, call.request, response)
-        except AegisError as error:  # the caller is refused anyway: nothing is withheld
-            self._gap("rejection", error)
-            return None
+        request = call.request if call.intent is None else None
+        index = self._submit(entry, request, response)
+        if index is None:
+            self._count()
+        return index
 
     def analysis(self, call: Call, of: int, analysis: dict[str, Any]) -> int | None:
         """What the background analyser found about the call or settle at index ``of``."""
         entry = self._entry("analysis", call)
         entry.of = of
         entry.analysis = analysis
-        try:
-            return self._submit(entry, None, None)
-        except AegisError as error:
-            self._gap("analysis", error)
-            return None
+        return self._submit(entry, None, None)
 
     def admin(
         self, event: str, *, size: int | None = None, root: bytes | None = None
     ) -> int | None:
-        """Something happened to the log itself; ``size`` and ``root`` are its tree then."""
+        """Something happened to the log itself; ``size`` and ``root`` are its tree then.
+
+        Raises AegisError when it cannot be recorded and ``refuses`` is set.
+        """
         entry = Entry(
             v=1, kind="admin", id=uuid7(), event=event, time=timestamp(), policy=self._policy
         )
         entry.size = size
         entry.root = None if root is None else base64.b64encode(root).decode()
-        return self._submit(entry, None, None)
+        return self._append(entry, None, None) if self.refuses else self._submit(entry, None, None)
 
     # -- start and end -----------------------------------------------------------------------
 
@@ -330,19 +327,29 @@ class Evidence:
         request: Commitment | bytes | None,
         response: Commitment | bytes | None,
     ) -> int | None:
+        try:
+            return self._append(entry, request, response)
+        except AegisError as error:
+            self._gap(entry.kind, error)
+            return None
+
+    def _append(
+        self,
+        entry: Entry,
+        request: Commitment | bytes | None,
+        response: Commitment | bytes | None,
+    ) -> int:
         suppressed = self._suppressed
         if suppressed:
             entry.suppressed = suppressed
-        try:
-            index = self._ledger.submit(_encode(entry), request, response, request_id=entry.id)
-        except AegisError as error:
-            if self._refuse:
-                raise
-            self._gap(entry.kind, error)
-            return None
+        index = self._ledger.submit(_encode(entry), request, response, request_id=entry.id)
         self._suppressed -= suppressed
         self.submitted[entry.kind] = self.submitted.get(entry.kind, 0) + 1
         return index
+
+    def _count(self) -> None:
+        self._suppressed += 1
+        self.suppressed_total += 1
 
     def _gap(self, kind: str, error: AegisError) -> None:
         self.gaps += 1
@@ -356,8 +363,9 @@ class Evidence:
                 error,
             )
 
-    def _may_reject(self, source: str) -> bool:
+    def _may_reject(self, call: Call) -> bool:
         """Two rates (GCRA: one theoretical arrival time each), and room beyond what calls need."""
+        source = call.source
         now = time.monotonic()
         total_at = max(self._total_at, now)
         if total_at - now > _BURST:

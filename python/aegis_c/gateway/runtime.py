@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aegis_c import AegisError
+from aegis_c.gateway.background.analyst import Analyst
 from aegis_c.gateway.background.spawn import Background
 from aegis_c.gateway.errors import method_not_allowed
 from aegis_c.gateway.evidence import Evidence
@@ -26,11 +27,13 @@ from aegis_c.gateway.hot.guard import Guard
 from aegis_c.gateway.hot.limits import Limits
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.pool import Pool
+from aegis_c.gateway.hot.recording import MODES
+from aegis_c.gateway.hot.relay import Relay
 from aegis_c.gateway.hot.source import Source
 from aegis_c.gateway.limits.rules import limits_for
 from aegis_c.gateway.limits.tables import Tables
 from aegis_c.gateway.metrics import Metrics
-from aegis_c.gateway.settings import Settings
+from aegis_c.gateway.settings import Settings, SettingsError
 from aegis_c.ledger import AsyncLedger
 from aegis_c.ledger.layout import DataDir
 
@@ -164,7 +167,10 @@ class Runtime:
             limits = settings.limits
             self.background = Background(limits.background_queue, limits.background_workers)
             self.background.start()
-            self.pool = Pool(upstream)
+            try:
+                self.pool = Pool(upstream)
+            except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
+                raise SettingsError(f"upstream: {error}") from None
             await self._open_tables()
             self._assemble(upstream.name)
             abandoned = await self.evidence.recover()
@@ -201,6 +207,11 @@ class Runtime:
         if self._tables is not None:
             self.limits = Limits(limits, self._tables, lambda who: limits_for(who, limits))
         self.refuser = Refuser(self.evidence, self.metrics, self.limits)
+        recording = MODES[settings.evidence.mode](self.evidence, self.ledger, self.admission)
+        analyst = Analyst(background, self.evidence, all=settings.evidence.analysis == "all")
+        relay = Relay(
+            ledger=self.ledger, recording=recording, analyst=analyst, metrics=self.metrics
+        )
         guard = Guard(limits.max_body_bytes, limits.max_json_depth, limits.body_timeout)
         self.hot = {
             "/health": _health,
@@ -213,15 +224,13 @@ class Runtime:
                 limits=self.limits,
                 admission=self.admission,
                 examine=examine_chat,
+                recording=recording,
                 forwarder=Forwarder(
                     b"/chat/completions",
                     pool=self.pool,
-                    ledger=self.ledger,
-                    evidence=self.evidence,
-                    admission=self.admission,
-                    background=background,
-                    metrics=self.metrics,
-                    analyse_all=settings.evidence.analysis == "all",
+                    recording=recording,
+                    relay=relay,
+                    analyst=analyst,
                 ),
                 refuser=self.refuser,
                 metrics=self.metrics,

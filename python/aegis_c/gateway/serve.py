@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from aegis_c import AegisError
 from aegis_c.gateway.app import Runtime, create_app
-from aegis_c.gateway.settings import Settings
+from aegis_c.gateway.settings import Settings, SettingsError
 
 DONE = 0
 UNUSABLE = 2
@@ -85,7 +85,7 @@ async def _serve(
 ) -> int:
     try:
         await runtime.start()
-    except (AegisError, OSError) as error:
+    except (AegisError, OSError, SettingsError) as error:
         return _fail(f"cannot start: {error}")
     if not settings.keys:
         print(
@@ -93,7 +93,7 @@ async def _serve(
             "'local' with every role",
             file=sys.stderr,
         )
-    if settings.upstream.url is None:
+    if not settings.upstream.configured:
         print("aegis: no upstream is configured: the built-in demonstration model answers")
     print(
         f"aegis: listening on {_address(listener, settings)}; ledger in {settings.data}",

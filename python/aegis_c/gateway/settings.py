@@ -13,15 +13,11 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     IPvAnyNetwork,
-    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -34,8 +30,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from aegis_c.gateway.limits_settings import LimitSet, ModelLimits, Price, Units
 from aegis_c.gateway.settings_file import Lines, variable_of
-from aegis_c.gateway.settings_limits import LimitSet, ModelLimits, Price, Units
+from aegis_c.gateway.tables import Name, Seconds, Table
+from aegis_c.gateway.upstream_settings import Upstream
 
 #: Largest entry one call can make, in bytes; the caps in ``gateway/evidence.py`` guarantee it.
 ENTRY_MAX = 4096
@@ -56,73 +54,13 @@ TOOL_VARIABLES = frozenset(
 )
 
 Role = Literal["caller", "auditor", "admin"]
-#: Names that go into every entry: short and plain, so they never need a cap.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}$")]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class SettingsError(Exception):
     """The settings cannot be used; the text says which key, why, and what is expected."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Upstream(_Table):
-    """The OpenAI-compatible server that answers; without ``url`` the built-in model is started."""
-
-    url: str | None = Field(
-        default=None,
-        description="Base URL with its version path, for instance https://api.openai.com/v1.",
-    )
-    api_key: SecretStr | None = Field(
-        default=None,
-        description="Sent upstream as bearer. The caller's own bearer is never passed on: "
-        "without this key the upstream gets no authorization at all.",
-    )
-    name: Name = Field(default="upstream", description="The `provider` member of entries.")
-    ca_file: Path | None = Field(
-        default=None, description="PEM file of the authorities to trust; default: the system's."
-    )
-    max_connections: int = Field(default=256, ge=1, le=65_536)
-    connect_timeout: Seconds = Field(default=5.0, description="Seconds to a free connection.")
-    first_byte_timeout: Seconds = Field(
-        default=300.0, description="Seconds from the request sent to the reply's head."
-    )
-    idle_timeout: Seconds = Field(default=60.0, description="Seconds between two pieces of a body.")
-    total_timeout: Seconds = Field(default=900.0, description="Seconds for one whole exchange.")
-    max_reply_bytes: int = Field(
-        default=64 << 20, ge=1024, description="Largest plain reply; streams are not limited by it."
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if re.search(r"[\x00-\x20\x7f-\uffff]", value):
-            raise ValueError("must be printable ASCII without spaces")
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be http://host[:port]/path or https://host[:port]/path")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("must not carry a user or password; use upstream.api_key")
-        if parts.query or parts.fragment:
-            raise ValueError("must not carry a query or a fragment")
-        if parts.port == 0:
-            raise ValueError("must not use port 0")
-        return value.rstrip("/")
-
-    @field_validator("api_key")
-    @classmethod
-    def _check_api_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
-            raise ValueError("must be printable ASCII without spaces, and not empty")
-        return value
-
-
-class ApiKey(_Table):
+class ApiKey(Table):
     """One key of a caller, known by its SHA-256 alone."""
 
     id: Name = Field(description="The `key` member of entries; never the key itself.")
@@ -145,7 +83,7 @@ class ApiKey(_Table):
         return value
 
 
-class Limits(_Table):
+class Limits(Table):
     """How large a request may be, what one worker takes on at a time, and who may use how much."""
 
     max_body_bytes: int = Field(default=16 << 20, ge=1024, le=1 << 30)
@@ -229,11 +167,14 @@ class Limits(_Table):
         return self
 
 
-class EvidenceSettings(_Table):
+class EvidenceSettings(Table):
     """How calls are recorded."""
 
-    mode: Literal["background"] = Field(
-        default="background", description="Submitted before the reply, which never waits."
+    mode: Literal["background", "durable", "write-ahead"] = Field(
+        default="background",
+        description="background: submitted before the reply, which never waits. durable: the "
+        "reply waits until its entry is on disk. write-ahead: an intent is on disk before the "
+        "upstream is asked.",
     )
     on_failure: Literal["refuse", "serve"] = Field(
         default="refuse",
@@ -250,18 +191,8 @@ class EvidenceSettings(_Table):
     )
     rejections_total: float = Field(default=200.0, gt=0, description="The same over all sources.")
 
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _check_mode(cls, value: object) -> object:
-        if value != "background":
-            raise ValueError(
-                f"{value!r} is not available in this version; the one mode is 'background' "
-                "(submitted before the reply is sent, durable within milliseconds)"
-            )
-        return value
 
-
-class LedgerSettings(_Table):
+class LedgerSettings(Table):
     """The append-only log under ``<data>/ledger``."""
 
     origin: str | None = Field(
@@ -352,7 +283,8 @@ class Settings(BaseSettings):
         shown = self.model_dump(
             mode="json", exclude={"host": True, "port": True, "uds": True, "data": True}
         )
-        del shown["upstream"]["api_key"]
+        for secret in ("api_key", "proxy_login"):
+            del shown["upstream"][secret]
         for key in shown["keys"]:
             del key["sha256"]
             key["roles"] = sorted(key["roles"])

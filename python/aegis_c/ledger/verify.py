@@ -532,8 +532,11 @@ def verify_proof(
 # ---------------------------------------------------------------- 6. entries
 
 KINDS = ("call", "intent", "settle", "rejection", "analysis", "admin")
-ENDINGS = ("done", "client_gone", "upstream_error", "timeout", "shutdown", "abandoned")
-"""Values of `status` in an entry of kind settle."""
+ENDINGS = (
+    *("done", "client_gone", "upstream_error", "timeout"),
+    *("shutdown", "internal_error", "abandoned"),
+)
+"""Values of `status` in an entry of kind settle: how a stream ended. A plain reply has its own."""
 ROLES = ("request", "response")
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
@@ -574,7 +577,10 @@ _OBJECT = ("an object", lambda value: isinstance(value, dict))
 _DIGEST = ("64 hex digits", _matches(_SHA256))
 _BODY = ("an object with `bytes` and `commitment` (32 bytes in base64)", _is_body)
 _STATUS = ("an HTTP status", lambda value: type(value) is int and 100 <= value <= 599)
-_ENDING = (f"one of {', '.join(ENDINGS)}", lambda value: value in ENDINGS)
+_ENDING = (
+    f"an HTTP status or one of {', '.join(ENDINGS)}",
+    lambda value: _STATUS[1](value) or value in ENDINGS,
+)
 
 # Members not named here are allowed and kept.
 _MEMBERS: dict[str, tuple[str, Callable[[Any], bool]]] = {

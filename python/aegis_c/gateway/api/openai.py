@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 
 from aegis_c.gateway.hot.adapters.openai import read_reply
-from aegis_c.gateway.hot.forwarder import upstream_garbage, upstream_refusal
+from aegis_c.gateway.hot.faults import upstream_garbage, upstream_refusal
 from aegis_c.gateway.hot.pool import UpstreamError
 
 if TYPE_CHECKING:

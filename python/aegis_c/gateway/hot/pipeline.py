@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aegis_c.gateway.hot.admission import Admission
     from aegis_c.gateway.hot.forwarder import Forwarder
     from aegis_c.gateway.hot.limits import Limits
+    from aegis_c.gateway.hot.recording import Background
     from aegis_c.gateway.hot.source import Source
     from aegis_c.gateway.metrics import Metrics
 
@@ -46,17 +47,19 @@ class Refuser:
         self._metrics = metrics
         self._limits = limits
 
-    def record(self, call: Call, refusal: Refusal) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """Leave the entry; returns the reply's body and headers."""
-        body = refusal.body()
-        self._evidence.rejection(
+    def record(self, call: Call, refusal: Refusal, body: bytes | None) -> int | None:
+        """Count it and leave its entry; ``body`` is the reply, if there is to be one."""
+        self._metrics.rejected(refusal.stage, refusal.code)
+        return self._evidence.rejection(
             call,
             status=refusal.status,
             reason=refusal.code,
             stage=refusal.stage,
             response=body,
         )
-        self._metrics.rejected(refusal.stage, refusal.code)
+
+    def headers(self, call: Call, refusal: Refusal, body: bytes) -> list[tuple[bytes, bytes]]:
+        """The reply's headers."""
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -65,7 +68,9 @@ class Refuser:
         ]
         if self._limits is not None:
             headers += self._limits.headers(call)
-        return body, headers
+        if call.entry is not None:
+            headers.append((b"aegis-entry", call.entry))
+        return headers
 
     def record_gone(self, call: Call, stage: str) -> None:
         """The caller left before it had an answer."""
@@ -89,6 +94,7 @@ class Governed:
         limits: Limits | None,
         admission: Admission,
         examine: Examine,
+        recording: Background,
         forwarder: Forwarder,
         refuser: Refuser,
         metrics: Metrics,
@@ -101,6 +107,7 @@ class Governed:
         self._limits = limits
         self._admission = admission
         self._examine = examine
+        self._recording = recording
         self._forwarder = forwarder
         self._refuser = refuser
         self._metrics = metrics
@@ -128,7 +135,7 @@ class Governed:
                 self._judge(call, document)
             if self._limits is not None:
                 self._limits.enter(call, document)
-            entries = 2 if stream else 1
+            entries = self._recording.entries(stream)
             await self._admission.enter(entries)
             call.owed = entries
             call.admitted = True
@@ -146,7 +153,7 @@ class Governed:
                 self._refuser.record_gone(call, "upstream" if call.admitted else "body")
         except asyncio.CancelledError:
             if not call.recorded:
-                self._refuser.record(call, shutting_down())
+                self._refuser.record(call, shutting_down(), None)
             raise
         except Exception:
             log.exception("call %s: unexpected fault", call.id)
@@ -182,7 +189,11 @@ class Governed:
         With many bytes still to come the connection is closed, but only after the reply had a
         chance to be read: closing at once would reset the connection and destroy the reply.
         """
-        body, headers = self._refuser.record(call, refusal)
+        body = refusal.body()
+        index = self._refuser.record(call, refusal, body)
+        if call.admitted:
+            await self._recording.refused(call, index)
+        headers = self._refuser.headers(call, refusal, body)
         closing = any(name == b"connection" for name, _ in refusal.headers)
         linger = unread != 0 and (closing or not 0 <= unread <= _UNREAD_KEEP)
         if linger and not closing:

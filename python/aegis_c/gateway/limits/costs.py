@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from math import log2
 from typing import Any, Final
 
+from aegis_c.gateway.limits_settings import nano
 from aegis_c.gateway.settings import Limits
-from aegis_c.gateway.settings_limits import nano
 
 _OCTETS_A_TOKEN: Final = 4
 #: Members that hold media, by value or by address: they count as at most this many octets.

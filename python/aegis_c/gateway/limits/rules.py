@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aegis_c.gateway.limits import fields
-from aegis_c.gateway.settings_limits import LimitSet
+from aegis_c.gateway.limits_settings import LimitSet
 
 if TYPE_CHECKING:
     from aegis_c import Plan, RateLimiter

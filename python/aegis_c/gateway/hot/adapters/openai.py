@@ -174,10 +174,20 @@ class EventReader:
     is held until it is complete, so that an error can always follow on a clean boundary.
     """
 
-    __slots__ = ("_held", "_kept", "_kept_bytes", "count", "finished", "model", "usage")
+    __slots__ = (
+        "_held",
+        "_kept",
+        "_kept_bytes",
+        "between",
+        "count",
+        "finished",
+        "model",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self.count = 0
+        self.between = True  # what was given back ends where an event ends
         self.finished = False  # the event that closes the answer has passed
         self.model: str | None = None
         self.usage: Usage | None = None
@@ -196,8 +206,13 @@ class EventReader:
                 cut = match.end()
             if len(data) - cut > HOLD_LIMIT:
                 cut = len(data)
+                self.between = False
+            elif cut:
+                self.between = True
             self._held = data[cut:]
             data = data[:cut]
+        else:
+            self.between = True
         if data:
             self._read(data)
         return data
@@ -209,6 +224,10 @@ class EventReader:
             self.count += 1
             self._read(data)
         return data
+
+    def close(self) -> bytes:
+        """What ends an event of which a part has been given back, so that another may follow."""
+        return b"" if self.between else b"\n\n"
 
     def analysed(self) -> list[bytes]:
         """The JSON texts of the events with per-token probabilities; none above HOLD_LIMIT."""

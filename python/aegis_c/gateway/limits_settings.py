@@ -12,7 +12,9 @@ from fractions import Fraction
 from math import ceil
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
+
+from aegis_c.gateway.tables import Table
 
 Period = Literal["second", "minute", "hour", "day"]
 SECONDS: Final[Mapping[str, int]] = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
@@ -31,11 +33,7 @@ def _one_or_more(value: object) -> object:
     return (value,) if isinstance(value, (dict, BaseModel)) else value
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rate(_Table):
+class Rate(Table):
     """``{ rate = 60, per = "minute", burst = 10 }``"""
 
     rate: Units
@@ -54,7 +52,7 @@ class Rate(_Table):
         return self.rate, SECONDS[self.per], self.burst or self.rate
 
 
-class Budget(_Table):
+class Budget(Table):
     """``{ amount = 25.0, per = "day" }``: money, in the currency of the prices."""
 
     amount: Amount
@@ -74,7 +72,7 @@ class Budget(_Table):
         return amount, SECONDS[self.per], amount if self.burst is None else nano(self.burst)
 
 
-class LimitSet(_Table):
+class LimitSet(Table):
     """The limits of one key, tenant, model, address, or of everybody together."""
 
     requests: Annotated[tuple[Rate, ...], BeforeValidator(_one_or_more)] = ()

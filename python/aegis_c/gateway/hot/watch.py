@@ -1,0 +1,49 @@
+"""Notices that the caller leaves, or stops reading, while its call is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aegis_c.gateway.hot.guard import ClientGone
+
+if TYPE_CHECKING:
+    from starlette.types import Receive
+
+    from aegis_c.gateway.hot.pool import Connection
+
+
+class Watch:
+    """Watches one caller; a call that is answered at once never starts it."""
+
+    __slots__ = ("_receive", "_task", "connection", "owner", "stalled")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._task: asyncio.Task[None] | None = None
+        self.connection: Connection | None = None  # ends with ClientGone when the caller leaves
+        self.owner: asyncio.Task[object] | None = None  # is cancelled when the caller stalls
+        self.stalled = False
+
+    def start(self) -> None:
+        """Begin to listen for the caller's disconnect."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._listen())
+
+    def stall(self) -> None:
+        """The caller has not taken anything for too long: its call is ended."""
+        self.stalled = True
+        if self.owner is not None:
+            self.owner.cancel()
+
+    def stop(self) -> None:
+        """The call is over."""
+        self.connection = None
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self.connection is not None:
+            self.connection.fail(ClientGone())
