@@ -6,7 +6,9 @@ import asyncio
 import base64
 import gc
 import hashlib
+import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,9 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import upstream
+from aegis_c.gateway import errors
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.errors import Refusal
-from aegis_c.gateway.evidence import CAP, cap, uuid7
+from aegis_c.gateway.evidence import CAP, CAP_ESCAPED, Entry, cap, timestamp, uuid7
 from aegis_c.gateway.hot.admission import Admission
 from aegis_c.gateway.hot.source import Source
 from aegis_c.gateway.settings import ENTRY_MAX
@@ -50,7 +53,7 @@ def test_a_capped_string_is_a_prefix_or_carries_the_digest_of_the_whole(text: st
     kept, digest = cap(text)
     assert text.startswith(kept)
     assert len(kept.encode()) <= CAP
-    assert len(msgspec.json.encode(kept)) <= 2 * CAP + 2
+    assert len(msgspec.json.encode(kept)) <= CAP_ESCAPED + 2
     if digest is None:
         assert kept == text
     else:
@@ -63,7 +66,9 @@ def test_caps_are_exact() -> None:
     assert cap("x" * 257)[0] == "x" * 256
     assert cap("é" * 128) == ("é" * 128, None)
     assert cap("x" + "é" * 128)[0] == "x" + "é" * 127
-    assert cap('"' * 256) == ('"' * 256, None)
+    assert cap('"' * 192) == ('"' * 192, None)
+    assert cap('"' * 193)[0] == '"' * 192
+    assert cap("\\" * 193)[0] == "\\" * 192
 
 
 def test_no_input_makes_an_entry_larger_than_a_call_may_take(tmp_path: Path) -> None:
@@ -119,6 +124,79 @@ def test_no_input_makes_an_entry_larger_than_a_call_may_take(tmp_path: Path) -> 
             assert call["usage"] == {k: usage[k] for k in ("prompt_tokens", "completion_tokens")}
 
     run(main())
+
+
+_EVERY = {"v", "kind", "id", "client_id", "client_id_sha256", "session", "session_sha256", "time"}
+_EVERY |= {"tenant", "key", "endpoint", "endpoint_sha256", "policy", "suppressed"}
+_ANSWER = {"model", "provider", "status", "timing"}
+KINDS = {
+    "call": _EVERY | _ANSWER | {"usage", "request", "response"},
+    "intent": _EVERY | _ANSWER | {"request"},
+    "settle": _EVERY | _ANSWER | {"of", "usage", "events", "reason", "stage", "response"},
+    "rejection": _EVERY | _ANSWER | {"reason", "stage", "request", "response"},
+    "analysis": _EVERY | {"of", "analysis"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_member_at_its_longest_fits_into_what_a_call_may_take(kind: str) -> None:
+    """No call makes a larger entry than room is kept for, whatever anybody sends.
+
+    A member that is new must be given its longest value, and its kinds, here.
+    """
+    digest, name, most = "f" * 64, "n" * 64, 2**63 - 1
+    text = max(
+        (cap(c * 5000)[0] for c in ("\x01", '"', "\xff", "x")),
+        key=lambda kept: len(msgspec.json.encode(kept)),
+    )
+    assert CAP_ESCAPED - 6 < len(msgspec.json.encode(text)) <= CAP_ESCAPED + 2
+    longest: dict[str, Any] = {
+        "v": 1,
+        "kind": kind,
+        "id": uuid7(),
+        "client_id": text,
+        "client_id_sha256": digest,
+        "of": most,
+        "session": text,
+        "session_sha256": digest,
+        "time": timestamp(),
+        "tenant": name,
+        "key": name,
+        "endpoint": text,
+        "endpoint_sha256": digest,
+        "model": {
+            "asked": text,
+            "asked_sha256": digest,
+            "answered": text,
+            "answered_sha256": digest,
+        },
+        "provider": name,
+        "status": "internal_error",
+        "usage": dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 2**53 - 1),
+        "policy": digest,
+        "timing": {"upstream_us": most, "total_us": most},
+        "events": most,
+        "reason": "r" * 64,
+        "stage": "s" * 16,
+        "suppressed": most,
+        "analysis": {
+            "available": True,
+            "method": "top_logprobs",
+            "count": most,
+            **dict.fromkeys(("mean", "max", "mean_upper", "max_upper", "tail"), 1.7976931e308),
+            "skipped": most,
+        },
+    }
+    assert set(longest) | {"event", "size", "root"} == set(Entry.__struct_fields__)
+    made = {member: value for member, value in longest.items() if member in KINDS[kind]}
+    size = len(msgspec.json.encode(Entry(**made)))
+    for role in KINDS[kind] & {"request", "response"}:
+        body = {"bytes": 2**64 - 1, "commitment": "A" * 44}
+        size += len(b',"":') + len(role) + len(msgspec.json.encode(body))
+    assert size <= ENTRY_MAX, size
+    codes = re.findall(r'"([a-z]+_[a-z_]+)"', inspect.getsource(errors))
+    assert codes
+    assert max(map(len, codes)) <= 64
 
 
 def test_request_ids_are_version_7_and_new() -> None:
@@ -477,6 +555,30 @@ def test_a_start_that_misses_what_the_last_run_had_in_memory_says_so(tmp_path: P
                     assert entries[1]["size"] == 1
                     root = base64.b64decode(entries[1]["root"])
                     assert root == rig.runtime.ledger.native.root(1)
+
+    run(main())
+
+
+def mapped_ring() -> Path:
+    """The ring that this process has open."""
+    found = re.search(r"/dev/shm/[^ \n]+[.]ring", Path("/proc/self/maps").read_text())
+    assert found is not None
+    return Path(found[0])
+
+
+def test_a_clean_end_is_no_loss(tmp_path: Path) -> None:
+    """Neither a new ring nor a missing one means that something was lost."""
+
+    async def main() -> None:
+        async with upstream.running() as up:
+            for run in range(3):
+                async with gateway(tmp_path, up.url) as rig:
+                    assert (await rig.ask()).status == 200
+                    entries = await rig.entries()
+                    assert [e["kind"] for e in entries] == ["admin", *["call"] * (run + 1)]
+                    ring = mapped_ring()
+                if run == 1:
+                    ring.unlink(missing_ok=True)  # as after another boot
 
     run(main())
 

@@ -136,6 +136,20 @@ async def answer(exchange: Exchange) -> None:
         await exchange.answer()
 
 
+async def endless(exchange: Exchange) -> None:
+    """As above, but a stream never ends by itself."""
+    if not json.loads(exchange.body).get("stream"):
+        await exchange.answer()
+        return
+    try:
+        await exchange.begin_stream()
+        while True:
+            await exchange.chunk(delta("more"))
+            await asyncio.sleep(0.02)
+    except ConnectionError:
+        pass
+
+
 class Upstream:
     """The server. ``script`` may be replaced at any time; it serves the requests after that."""
 
@@ -176,9 +190,13 @@ class Upstream:
 
 @asynccontextmanager
 async def running(
-    script: Script = answer, *, tls: ssl.SSLContext | None = None, path: Path | None = None
+    script: Script = answer,
+    *,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+    path: Path | None = None,
 ) -> AsyncIterator[Upstream]:
-    """An upstream on a free port or a Unix socket; at the end every connection is torn down."""
+    """An upstream on a port or a Unix socket; at the end every connection is torn down."""
     upstream = Upstream(script)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -196,7 +214,7 @@ async def running(
     if path is not None:
         server = await asyncio.start_unix_server(serve, path)
     else:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+        server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=tls)
         upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream

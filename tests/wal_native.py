@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("base", "hash", "log", "wal")
+FOLDERS = ("base", "hash", "http", "log", "wal")
 FLAGS = ["-std=c11", "-D_GNU_SOURCE=1", "-Iaegis_c/core", "-Itests/c", "-pthread"]
 
 
@@ -19,9 +19,9 @@ def compiler() -> list[str]:
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
-def core(without: Sequence[str] = ()) -> list[str]:
+def core(without: Sequence[str] = (), folders: Sequence[str] = FOLDERS) -> list[str]:
     """Source files of the core, relative to the root."""
-    files = [p for folder in FOLDERS for p in (ROOT / "aegis_c/core" / folder).glob("*.c")]
+    files = [p for folder in folders for p in (ROOT / "aegis_c/core" / folder).glob("*.c")]
     names = sorted(str(p.relative_to(ROOT)) for p in files)
     return [name for name in names if Path(name).name not in without]
 
@@ -31,12 +31,13 @@ def build(
     sources: Sequence[str],
     *flags: str,
     without: Sequence[str] = (),
+    folders: Sequence[str] = FOLDERS,
     cc: Sequence[str] | None = None,
 ) -> Path:
     """Path of the program; compiled again only when a source or the command has changed."""
     folder = ROOT / "build" / "native"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*(cc or compiler()), *FLAGS, *flags, *sources, *core(without), "-lcrypto"]
+    command = [*(cc or compiler()), *FLAGS, *flags, *sources, *core(without, folders), "-lcrypto"]
     inputs = [*(ROOT / "aegis_c/core").rglob("*.[ch]"), *(ROOT / "tests/c").glob("*.[ch]")]
     inputs += [ROOT / source for source in sources]
     state = hashlib.sha256(repr(command).encode())

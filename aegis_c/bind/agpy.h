@@ -24,7 +24,9 @@
       "No room in the ring; try again later.")                                         \
     X(verification_error, "VerificationError", aegis_error,                            \
       "A proof, signature or commitment does not hold.")                               \
-    X(limit_error, "LimitError", aegis_error, "A limiter cannot do what was asked.")
+    X(limit_error, "LimitError", aegis_error, "A limiter cannot do what was asked.")   \
+    X(json_error, "JsonError", aegis_error,                                            \
+      "A body is refused; code says why, offset and member where.")
 
 /* Types: state field, spec defined in that type's file. */
 #define AGPY_TYPES(X)                                                                  \
@@ -36,6 +38,7 @@
     X(decision_type, agpy_decision_spec)                                               \
     X(reservation_type, agpy_reservation_spec)                                         \
     X(concurrency_type, agpy_concurrency_spec)                                         \
+    X(jsonscanner_type, agpy_jsonscanner_spec)                                         \
     X(mmr_type, agpy_mmr_spec)                                                         \
     X(walwriter_type, agpy_walwriter_spec)                                             \
     X(walreader_type, agpy_walreader_spec)                                             \
@@ -73,6 +76,9 @@ enum agpy_family { AGPY_TREE, AGPY_WAL, AGPY_LEDGER, AGPY_LIMIT };
  * advice of the exception (None where they do not apply). */
 PyObject *agpy_raise(struct agpy_state *state, enum agpy_family family, int status,
                      const struct ag_error *err);
+
+/* Sets those attributes on an exception of ours. 0, or -1 with an exception. */
+int agpy_describe(PyObject *exception, const struct ag_error *err);
 
 /* Calls that hash fewer octets than this keep the GIL: releasing and taking it again
  * costs 21-31 ns alone, but up to a switch interval (5 ms) beside a busy Python thread,

@@ -109,8 +109,8 @@ set_position(PyObject *exception, const char *name, uint64_t position)
     return result;
 }
 
-static int
-set_detail(PyObject *exception, const struct ag_error *err)
+int
+agpy_describe(PyObject *exception, const struct ag_error *err)
 {
     if (set_text(exception, "file", err->file) < 0 ||
         set_position(exception, "offset", err->offset) < 0 ||
@@ -142,7 +142,7 @@ agpy_raise(struct agpy_state *state, enum agpy_family family, int status,
         goto exit;
     }
     if (err != NULL && PyObject_IsInstance(exception, state->aegis_error) == 1 &&
-        set_detail(exception, err) < 0) {
+        agpy_describe(exception, err) < 0) {
         goto exit;
     }
     PyErr_SetObject(type, exception);

@@ -1,6 +1,6 @@
 """Types of the native core; docstrings are in the module itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, final, overload
@@ -29,6 +29,10 @@ class LedgerError(AegisError): ...
 class LedgerFull(LedgerError): ...
 class VerificationError(AegisError): ...
 class LimitError(AegisError): ...
+
+class JsonError(AegisError):
+    code: str
+    member: str | None
 
 @final
 class Commitment:
@@ -280,6 +284,13 @@ class WalWriter:
         traceback: TracebackType | None,
         /,
     ) -> None: ...
+
+@final
+class JsonScanner:
+    def __new__(
+        cls, governed: Mapping[str, Iterable[str]] = ..., *, max_depth: int = 64
+    ) -> Self: ...
+    def scan(self, body: bytes, /) -> None: ...
 
 @final
 class WalReader:

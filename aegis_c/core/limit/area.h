@@ -20,7 +20,7 @@
 
 #include "base/io.h"
 #include "base/status.h"
-#include "limit/siphash.h"
+#include "hash/siphash.h"
 
 #define AG_AREA_HEADER 4096u
 #define AG_AREA_COUNTERS 8

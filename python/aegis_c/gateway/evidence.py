@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("aegis_c.gateway.evidence")
 
 CAP: Final = 256  # bytes of UTF-8 of one string from outside
+CAP_ESCAPED: Final = 384  # bytes that it may take in JSON
 _SOURCES_MAX: Final = 4096  # source addresses whose rejection rate is followed one by one
 _BURST: Final = 5.0  # seconds' worth of rejections that may come at once
 _LOG_EVERY: Final = 5.0  # seconds between two lines about entries that could not be recorded
@@ -248,7 +249,7 @@ class Evidence:
         )
         entry.size = size
         entry.root = None if root is None else base64.b64encode(root).decode()
-        return self._append(entry, None, None) if self.refuses else self._submit(entry, None, None)
+        return self._must(entry)
 
     # -- start and end -----------------------------------------------------------------------
 
@@ -257,14 +258,17 @@ class Evidence:
 
         When what the last run had submitted could not be replayed (power loss, another boot),
         ``restart`` comes first: entries that were never durable may be missing from here on.
-        Returns the number of streams that were settled as abandoned.
+        Returns the number of streams that were settled as abandoned. Raises AegisError when that
+        cannot be recorded and ``refuses`` is set.
         """
         native = self._ledger.native
         if len(native) == 0:
             self.admin("genesis")
             return 0
         if native.stats()["ring_lost"]:
-            self.admin("restart", size=len(native), root=native.root())
+            size = len(native)
+            await self._ledger.integrated(size - 1)
+            self.admin("restart", size=size, root=native.root(size))
         abandoned = 0
         for index in self._ledger.index.open_intents():
             await self._ledger.integrated(index)
@@ -286,7 +290,7 @@ class Evidence:
             for name in ("client_id", "client_id_sha256", "session", "session_sha256"):
                 setattr(entry, name, intent.get(name))
             abandoned += 1
-            made = self._submit(entry, None, None)
+            made = self._must(entry)
             if made is not None and self._ledger.native.room() < 2 * ENTRY_MAX:
                 await self._ledger.integrated(made)
         return abandoned
@@ -332,6 +336,10 @@ class Evidence:
         except AegisError as error:
             self._gap(entry.kind, error)
             return None
+
+    def _must(self, entry: Entry) -> int | None:
+        """Submit what the log should not go on without."""
+        return self._append(entry, None, None) if self.refuses else self._submit(entry, None, None)
 
     def _append(
         self,
@@ -387,15 +395,15 @@ class Evidence:
 def cap(text: str) -> tuple[str, str | None]:
     """``text`` cut to CAP bytes of UTF-8, and, when it was cut, the SHA-256 of the whole (hex).
 
-    Characters that JSON must escape count by their escaped length beyond twice the cap, so that
-    the result never takes more than 2 * CAP bytes of an entry.
+    A text of many characters that JSON must escape is cut further, so that the result never takes
+    more than CAP_ESCAPED bytes of an entry, quotes not counted.
     """
-    if len(text) <= CAP and text.isascii() and text.isprintable():
+    if len(text) <= CAP_ESCAPED // 2 and text.isascii() and text.isprintable():
         return text, None
     whole = text.encode("utf-8", "replace")
     kept = whole[:CAP].decode("utf-8", "ignore")
-    while len(_encode(kept)) > 2 * CAP + 2:
-        kept = kept[: len(kept) * 2 * CAP // len(_encode(kept))]
+    while (size := len(_encode(kept)) - 2) > CAP_ESCAPED:
+        kept = kept[: len(kept) * CAP_ESCAPED // size]
     if len(kept.encode("utf-8")) == len(whole):
         return kept, None
     return kept, hashlib.sha256(whole).hexdigest()

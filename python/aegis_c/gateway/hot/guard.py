@@ -14,8 +14,9 @@ from typing import Any
 
 from starlette.types import Receive, Scope
 
+from aegis_c import JsonError
 from aegis_c.gateway.errors import Refusal
-from aegis_c.gateway.hot.strictjson import StrictJsonError, strict_json
+from aegis_c.gateway.hot.strictjson import StrictJson
 
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
 _JSON_TYPE = re.compile(
@@ -84,11 +85,11 @@ def _bad(code: str, message: str) -> Refusal:
 class Guard:
     """Checks one request; built once from the limits."""
 
-    __slots__ = ("_body_timeout", "_max_body", "_max_depth")
+    __slots__ = ("_body_timeout", "_json", "_max_body")
 
     def __init__(self, max_body_bytes: int, max_json_depth: int, body_timeout: float) -> None:
         self._max_body = max_body_bytes
-        self._max_depth = max_json_depth
+        self._json = StrictJson(max_json_depth)
         self._body_timeout = body_timeout
 
     def head(self, scope: Scope) -> Head:
@@ -203,9 +204,9 @@ class Guard:
         if head.gzip:
             body = self._gunzip(body)
         try:
-            return strict_json(body, self._max_depth)
-        except StrictJsonError as error:
-            raise Refusal(400, error.code, error.message, stage="body", param=error.param) from None
+            return self._json.read(body)
+        except JsonError as error:
+            raise Refusal(400, error.code, str(error), stage="body", param=error.member) from None
 
     def _gunzip(self, body: bytes) -> bytes:
         """Decode one gzip member (RFC 1952), never producing more than the body limit."""

@@ -1,8 +1,8 @@
 /* SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012; one
  * round a word and three at the end, as in the hash tables of CPython and Rust). Keyed:
  * who does not know the key cannot choose inputs that collide. Any thread. */
-#ifndef AG_LIMIT_SIPHASH_H
-#define AG_LIMIT_SIPHASH_H
+#ifndef AG_HASH_SIPHASH_H
+#define AG_HASH_SIPHASH_H
 
 #include <stddef.h>
 #include <stdint.h>

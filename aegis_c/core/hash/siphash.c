@@ -1,4 +1,4 @@
-#include "limit/siphash.h"
+#include "hash/siphash.h"
 
 #include "base/bytes.h"
 
