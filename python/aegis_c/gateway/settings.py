@@ -22,7 +22,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -54,6 +53,14 @@ TOOL_VARIABLES = frozenset(
 )
 
 Role = Literal["caller", "auditor", "admin"]
+
+
+class _Misfit(ValueError):
+    """One setting does not go with the others."""
+
+    def __init__(self, path: tuple[str | int, ...], reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
 
 
 class SettingsError(Exception):
@@ -257,7 +264,7 @@ class Settings(BaseSettings):
             known = {getattr(key, member) for key in self.keys} or {"local"}
             for name in getattr(self.limits, table):
                 if name not in known:
-                    raise _fault(
+                    raise _Misfit(
                         ("limits", table, name),
                         f"no key has this {member}; known: {', '.join(sorted(known))}",
                     )
@@ -347,17 +354,13 @@ def _is_unknown(name: str) -> bool:
     return upper.removeprefix("AEGIS_").split("__")[0].lower() not in Settings.model_fields
 
 
-def _fault(path: tuple[str | int, ...], reason: str) -> PydanticCustomError:
-    """What is wrong with the settings together, at one of them."""
-    return PydanticCustomError("together", "{reason}", {"path": path, "reason": reason})
-
-
 def _explain(error: ValidationError, file: Path | None) -> str:
     """One line per fault: where, key, reason; never a given value that may be a secret."""
     lines = None if file is None else Lines(file.read_text(encoding="utf-8"))
     faults = []
     for fault in error.errors(include_url=False):
-        path = fault.get("ctx", {}).get("path", fault["loc"])
+        cause = fault.get("ctx", {}).get("error")
+        path = cause.path if isinstance(cause, _Misfit) else fault["loc"]
         key = ".".join(str(part) for part in path) or "settings"
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
