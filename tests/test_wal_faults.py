@@ -286,6 +286,44 @@ def test_reopen_fails_as_long_as_the_disk_does(faults: Faults, log: Path) -> Non
     assert faults.touched_after_failure == 0
 
 
+def test_append_refuses_at_once_while_a_reopen_waits_for_the_disk(
+    faults: Faults, log: Path
+) -> None:
+    """The event loop never waits for what the disk holds up: not for a reopen either."""
+    faults.run(
+        HEAD
+        + """
+async def main():
+    async with Wal(path) as wal:
+        with faults.fail("fdatasync", path="wal-", times=1):
+            lost = wal.durable(wal.append(b"x"))
+            await asyncio.wait([lost])
+        assert lost.exception()
+        with faults.stall("fdatasync", path="wal-") as rule:
+            reopening = asyncio.create_task(wal.reopen())
+            while not rule.waiting:
+                await asyncio.sleep(0.001)
+            for call in (lambda: wal.append(b"y"), wal.native.sync):
+                try:
+                    call()
+                    raise AssertionError("no WalPoisoned")
+                except aegis_c.WalPoisoned:
+                    pass
+            try:
+                wal.native.close(timeout=0.02)
+                raise AssertionError("no TimeoutError")
+            except TimeoutError:
+                pass
+            assert wal.native.poisoned and wal.native.stats()["poisoned"] and rule.waiting
+        await asyncio.gather(reopening, wal.reopen(), wal.reopen())
+        await wal.durable(wal.append(b"y"))
+asyncio.run(main())
+""",
+        log,
+    )
+    assert payloads(log) == [b"x", b"y"]
+
+
 # -- a disk that is full, and other refusals
 
 

@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "commitment_type.h"
 #include "log/ledger.h"
+#include "wal_stats.h"
 
 struct ledger_object {
     PyObject_HEAD
@@ -812,8 +813,10 @@ ledger_receipt(PyObject *self, PyObject *object)
 
 /* ---- description ---- */
 
-PyDoc_STRVAR(stats_doc, "stats($self, /)\n--\n\n"
-                        "Counters and sizes as a dict; *_ns in nanoseconds.");
+PyDoc_STRVAR(stats_doc,
+             "stats($self, /)\n--\n\n"
+             "Counters and sizes as a dict; *_ns in nanoseconds. wal: those\n"
+             "of the write-ahead log, as WalWriter.stats() has them.");
 
 static PyObject *
 ledger_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -828,11 +831,16 @@ ledger_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
     Py_END_ALLOW_THREADS
     release(self);
     const struct ag_wal_stats *w = &s.wal;
+    PyObject *log = agpy_wal_stats(w);
+    if (log == NULL) {
+        return NULL;
+    }
     return Py_BuildValue(
-        "{sKsKsKsK sKsKsKsKsKsz sKsKsK sKsKsKsOsO sKsKszsO}", "submitted", s.submitted,
-        "durable", s.durable, "integrated", s.integrated, "published", s.published,
-        "checkpoints", s.checkpoints, "publish_failures", s.publish_failures, "reopens",
-        s.reopens, "replayed", s.replayed, "rewritten", s.rewritten, "last_failure",
+        "{sKsKsKsK sKsKsKsKsKsz sKsKsK sKsKsKsOsO sKsKszsOsN}", "submitted",
+        s.submitted, "durable", s.durable, "integrated", s.integrated, "published",
+        s.published, "checkpoints", s.checkpoints, "publish_failures",
+        s.publish_failures, "reopens", s.reopens, "replayed", s.replayed, "rewritten",
+        s.rewritten, "last_failure",
         s.last_failure.status != AG_OK ? s.last_failure.what : NULL, "commits",
         w->batches, "commit_ns", w->sync_ns_total, "commit_max_ns", w->sync_ns_max,
         "low_water", w->low_water, "live_segments",
@@ -840,7 +848,7 @@ ledger_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
         (unsigned long long)w->segment_bytes, "direct", w->direct ? Py_True : Py_False,
         "no_space", w->no_space ? Py_True : Py_False, "ring_bytes", w->ring_capacity,
         "ring_used", w->ring_used, "ring_mode", w->ring_mode, "ring_lost",
-        w->ring_lost ? Py_True : Py_False);
+        w->ring_lost ? Py_True : Py_False, "wal", log);
 }
 
 static PyObject *

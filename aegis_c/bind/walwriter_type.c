@@ -1,330 +1,13 @@
-/* aegis_c.WalWriter: the write-ahead log, one writer per directory.
- *
- * `lock` orders producers among themselves and against close. A method that may wait
- * (sync, drain, stats) counts itself in `users` and works without the lock; close first
- * refuses newcomers, then stops the log, which answers every waiter, then frees it once
- * nobody is left inside. */
-#include "agpy.h"
+/* aegis_c.WalWriter: the write-ahead log, one writer per directory. Making, reopening
+ * and closing are in walwriter_life.c. */
+#include "walwriter.h"
 
-#include <stdatomic.h>
 #include <stddef.h>
 #include <structmember.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "detach.h"
-#include "fork.h"
-#include "lock.h"
-#include "wal/writer.h"
-
-/* At interpreter exit the disk gets this long; what it does not take stays in the ring,
- * and the next open writes it. */
-#define EXIT_FLUSH_NS 5000000000u
-struct walwriter_object {
-    PyObject_HEAD
-    PyObject *weakrefs;
-    PyObject *at_exit; /* owned: registered with atexit; holds a weak reference only */
-    struct agpy_lock lock;
-    struct ag_wal *wal;       /* owned, under lock; NULL when closed */
-    bool closing;             /* under lock */
-    atomic_int users;         /* threads inside a call without the lock */
-    unsigned forks;           /* agpy_fork_count() when it was made */
-    struct agpy_state *state; /* borrowed: the type keeps the module alive */
-};
-
-#define WALWRITER(object) ((struct walwriter_object *)(object))
-
-static PyObject *
-raise_status(struct walwriter_object *self, int status, const struct ag_error *err)
-{
-    return agpy_raise(self->state, AGPY_WAL, status, err);
-}
-
-static PyObject *
-raise_closed(struct walwriter_object *self)
-{
-    struct ag_error err;
-    (void)ag_fail(&err, AG_ECLOSED, "the log is closed");
-    return raise_status(self, AG_ECLOSED, &err);
-}
-
-/* In a forked child the lock may be held for ever by a thread that is not there. */
-static bool
-is_forked(const struct walwriter_object *self)
-{
-    return agpy_fork_count() != self->forks;
-}
-
-static PyObject *
-raise_forked(struct walwriter_object *self)
-{
-    struct ag_error err;
-    (void)ag_fail(&err, AG_EFORKED, "the log belongs to the parent process");
-    ag_error_advice(&err, "Open a log of its own in the child");
-    return raise_status(self, AG_EFORKED, &err);
-}
-
-/* The log for a call without the lock, to be given back with leave(); or NULL with an
- * exception. */
-static struct ag_wal *
-enter(struct walwriter_object *self)
-{
-    if (is_forked(self)) {
-        raise_forked(self);
-        return NULL;
-    }
-    agpy_lock_acquire(&self->lock);
-    struct ag_wal *wal = self->closing ? NULL : self->wal;
-    if (wal != NULL) {
-        atomic_fetch_add(&self->users, 1);
-    }
-    agpy_lock_release(&self->lock);
-    if (wal == NULL) {
-        raise_closed(self);
-    }
-    return wal;
-}
-
-static void
-leave(struct walwriter_object *self)
-{
-    atomic_fetch_sub(&self->users, 1);
-}
-
-/* Closes; 0, or a status with `err`. May be called again after AG_ETIMEDOUT. */
-static int
-close_handle(struct walwriter_object *self, uint64_t timeout_ns, struct ag_error *err)
-{
-    int status = AG_OK;
-    if (is_forked(self)) {
-        struct ag_wal *parents = self->wal;
-        self->wal = NULL;
-        if (parents != NULL) {
-            ag_wal_abandon(parents);
-        }
-        return AG_OK;
-    }
-    agpy_lock_acquire(&self->lock);
-    struct ag_wal *wal = self->closing ? NULL : self->wal;
-    self->closing = true;
-    agpy_lock_release(&self->lock);
-    if (wal == NULL) {
-        return AG_OK;
-    }
-    Py_BEGIN_ALLOW_THREADS
-        status = ag_wal_stop(wal, timeout_ns, err);
-        if (status != AG_ETIMEDOUT) {
-            while (atomic_load(&self->users) != 0) {
-                struct timespec pause = {.tv_nsec = 100000};
-                (void)nanosleep(&pause, NULL);
-            }
-            struct ag_error again;
-            (void)ag_wal_close(wal, UINT64_MAX, &again);
-        }
-    Py_END_ALLOW_THREADS
-    agpy_lock_acquire(&self->lock);
-    if (status == AG_ETIMEDOUT) {
-        self->closing = false;
-    } else {
-        self->wal = NULL;
-    }
-    agpy_lock_release(&self->lock);
-    return status;
-}
-
-/* ---- the end of the interpreter ---- */
-
-/* The object that a weak reference means, *owned*; NULL when it is gone. */
-static PyObject *
-referent(PyObject *weak)
-{
-    PyObject *object = NULL;
-#if PY_VERSION_HEX >= 0x030D0000
-    (void)PyWeakref_GetRef(weak, &object); /* fails only on what is no weak reference */
-#else
-    object = PyWeakref_GetObject(weak); /* borrowed */
-    if (object == Py_None) {
-        object = NULL;
-    }
-    Py_XINCREF(object);
-#endif
-    return object;
-}
-
-static PyObject *
-flush_at_exit(PyObject *weak, PyObject *ignored)
-{
-    (void)ignored;
-    PyObject *object = referent(weak);
-    if (object != NULL) {
-        struct ag_error err;
-        if (close_handle(WALWRITER(object), EXIT_FLUSH_NS, &err) != AG_OK) {
-            PySys_WriteStderr("aegis: closing the write-ahead log at exit: %s\n",
-                              err.what);
-        }
-        Py_DECREF(object);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef flush_at_exit_def = {"flush_at_exit", flush_at_exit, METH_NOARGS,
-                                        NULL};
-
-static int
-call_atexit(const char *function, PyObject *argument)
-{
-    int result = -1;
-    PyObject *module = PyImport_ImportModule("atexit");
-    if (module != NULL) {
-        PyObject *done = PyObject_CallMethod(module, function, "O", argument);
-        result = done != NULL ? 0 : -1;
-        Py_XDECREF(done);
-        Py_DECREF(module);
-    }
-    return result;
-}
-
-static int
-register_exit(struct walwriter_object *self)
-{
-    PyObject *weak = PyWeakref_NewRef((PyObject *)self, NULL);
-    if (weak == NULL) {
-        return -1;
-    }
-    self->at_exit = PyCFunction_New(&flush_at_exit_def, weak);
-    Py_DECREF(weak);
-    return self->at_exit != NULL ? call_atexit("register", self->at_exit) : -1;
-}
-
-static void
-unregister_exit(struct walwriter_object *self)
-{
-    if (self->at_exit != NULL) {
-        PyObject *kind, *value, *traceback;
-        PyErr_Fetch(&kind, &value, &traceback);
-        if (call_atexit("unregister", self->at_exit) < 0) {
-            PyErr_Clear();
-        }
-        PyErr_Restore(kind, value, traceback);
-        Py_CLEAR(self->at_exit);
-    }
-}
-
-/* ---- making ---- */
-
-static PyObject *
-walwriter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"path",       "ring",         "segment_bytes",
-                            "ring_bytes", "max_delay_us", "archive",
-                            "direct",     "accept_tail",  NULL};
-    PyObject *path = NULL, *ring = NULL, *archive = NULL;
-    PyObject *ring_object = Py_None, *archive_object = Py_None, *accept = Py_None;
-    long long segment_bytes = 16 << 20, ring_bytes = 16 << 20, max_delay_us = 2000;
-    unsigned long long accept_at = 0, accept_seq = 0;
-    int direct = 1;
-    struct walwriter_object *self = NULL;
-    struct ag_error err;
-    int status = AG_OK;
-    struct agpy_state *state = agpy_state_of_type(type);
-    if (state == NULL ||
-        !PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$OLLLOpO:WalWriter", names,
-                                     PyUnicode_FSConverter, &path, &ring_object,
-                                     &segment_bytes, &ring_bytes, &max_delay_us,
-                                     &archive_object, &direct, &accept)) {
-        return NULL;
-    }
-    if ((ring_object != Py_None && !PyUnicode_FSConverter(ring_object, &ring)) ||
-        (archive_object != Py_None &&
-         !PyUnicode_FSConverter(archive_object, &archive)) ||
-        (accept != Py_None &&
-         !PyArg_ParseTuple(accept, "KK:accept_tail", &accept_at, &accept_seq))) {
-        goto exit;
-    }
-    if (segment_bytes <= 0 || segment_bytes > UINT32_MAX || ring_bytes <= 0 ||
-        max_delay_us < 0 || max_delay_us > UINT32_MAX) {
-        PyErr_SetString(PyExc_ValueError,
-                        "segment_bytes and ring_bytes must be positive, "
-                        "max_delay_us must not be negative");
-        goto exit;
-    }
-    self = (struct walwriter_object *)type->tp_alloc(type, 0);
-    if (self == NULL) {
-        goto exit;
-    }
-    self->state = state;
-    self->forks = agpy_fork_count();
-    if (agpy_fork_watch() < 0 || agpy_lock_init(&self->lock) < 0) {
-        Py_CLEAR(self);
-        goto exit;
-    }
-    struct ag_wal_options options = {
-        .ring_path = ring != NULL ? PyBytes_AS_STRING(ring) : NULL,
-        .archive = archive != NULL ? PyBytes_AS_STRING(archive) : NULL,
-        .segment_bytes = (uint32_t)segment_bytes,
-        .ring_bytes = (size_t)ring_bytes,
-        .max_delay_us = (uint32_t)max_delay_us,
-        .buffered = !direct,
-        .accept_at = accept_at,
-        .accept_seq = accept_seq,
-    };
-    struct ag_wal *wal = NULL;
-    Py_BEGIN_ALLOW_THREADS
-        status = ag_wal_open(PyBytes_AS_STRING(path), &options, &wal, &err);
-    Py_END_ALLOW_THREADS
-    self->wal = wal;
-    if (status != AG_OK) {
-        raise_status(self, status, &err);
-        Py_CLEAR(self);
-    } else if (register_exit(self) < 0) {
-        Py_CLEAR(self);
-    }
-exit:
-    Py_XDECREF(path);
-    Py_XDECREF(ring);
-    Py_XDECREF(archive);
-    return (PyObject *)self;
-}
-
-static int
-walwriter_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(WALWRITER(self)->at_exit);
-    return 0;
-}
-
-static int
-walwriter_clear(PyObject *self)
-{
-    (void)self; /* at_exit is needed to unregister; it cannot be part of a cycle */
-    return 0;
-}
-
-static void
-walwriter_dealloc(PyObject *object)
-{
-    struct walwriter_object *self = WALWRITER(object);
-    PyTypeObject *type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    if (self->wal != NULL) {
-        PyObject *kind, *value, *traceback;
-        struct ag_error err;
-        PyErr_Fetch(&kind, &value, &traceback);
-        if (PyErr_WarnFormat(PyExc_ResourceWarning, 1, "unclosed WalWriter") < 0) {
-            PyErr_WriteUnraisable((PyObject *)type);
-        }
-        (void)close_handle(self, UINT64_MAX, &err);
-        PyErr_Restore(kind, value, traceback);
-    }
-    unregister_exit(self);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs(object);
-    }
-    agpy_lock_free(&self->lock);
-    type->tp_free(object);
-    Py_DECREF(type);
-}
+#include "wal_stats.h"
 
 /* ---- producing ---- */
 
@@ -347,7 +30,10 @@ raise_append(struct walwriter_object *self, struct ag_wal *wal, int status, size
                             "payload has %zu bytes: 1 to %zu expected", n,
                             ag_wal_payload_max(wal));
     case AG_EPOISONED:
-        (void)ag_wal_failure(wal, &err);
+        if (ag_wal_failure(wal, &err) == AG_OK) { /* mended meanwhile */
+            (void)ag_fail(&err, status, "the log was being reopened");
+            ag_error_advice(&err, "It is open again: append again");
+        }
         break;
     case AG_EFULL: {
         struct ag_wal_stats stats;
@@ -364,7 +50,7 @@ raise_append(struct walwriter_object *self, struct ag_wal *wal, int status, size
         (void)ag_fail(&err, status, "%s", ag_status_text(status));
         break;
     }
-    return raise_status(self, status, &err);
+    return agpy_walwriter_raise(self, status, &err);
 }
 
 static PyObject *
@@ -379,14 +65,14 @@ walwriter_append(PyObject *object, PyObject *payload)
     }
     size_t n = (size_t)PyBytes_GET_SIZE(payload);
     const char *from = PyBytes_AS_STRING(payload);
-    if (is_forked(self)) {
-        return raise_forked(self);
+    if (agpy_walwriter_is_forked(self)) {
+        return agpy_walwriter_raise_forked(self);
     }
     agpy_lock_acquire(&self->lock);
     struct ag_wal *wal = self->closing ? NULL : self->wal;
     if (wal == NULL) {
         agpy_lock_release(&self->lock);
-        return raise_closed(self);
+        return agpy_walwriter_raise_closed(self);
     }
     int status = AG_OK;
     AGPY_DETACHED(n, status = ag_wal_append(wal, from, n, &seq));
@@ -394,7 +80,7 @@ walwriter_append(PyObject *object, PyObject *payload)
         atomic_fetch_add(&self->users, 1);
         agpy_lock_release(&self->lock);
         raise_append(self, wal, status, n);
-        leave(self);
+        agpy_walwriter_leave(self);
         return NULL;
     }
     agpy_lock_release(&self->lock);
@@ -424,12 +110,12 @@ walwriter_want(PyObject *object, PyObject *argument)
     if (parse_number(argument, &seq) < 0) {
         return NULL;
     }
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     ag_wal_want(wal, seq);
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     Py_RETURN_NONE;
 }
 
@@ -451,21 +137,11 @@ walwriter_sync(PyObject *object, PyObject *args, PyObject *kwargs)
     int status;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:sync", names, &seq_object,
                                      &timeout_object) ||
-        (seq_object != Py_None && parse_number(seq_object, &seq) < 0)) {
+        (seq_object != Py_None && parse_number(seq_object, &seq) < 0) ||
+        agpy_walwriter_timeout(timeout_object, &timeout_ns) < 0) {
         return NULL;
     }
-    if (timeout_object != Py_None) {
-        double seconds = PyFloat_AsDouble(timeout_object);
-        if (seconds == -1.0 && PyErr_Occurred()) {
-            return NULL;
-        }
-        if (!(seconds >= 0.0)) {
-            PyErr_SetString(PyExc_ValueError, "timeout must not be negative");
-            return NULL;
-        }
-        timeout_ns = seconds < 1e9 ? (uint64_t)(seconds * 1e9) : UINT64_MAX;
-    }
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
@@ -476,9 +152,9 @@ walwriter_sync(PyObject *object, PyObject *args, PyObject *kwargs)
         status = ag_wal_sync(wal, seq, timeout_ns, &err);
     Py_END_ALLOW_THREADS
     uint64_t durable = ag_wal_durable(wal);
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     if (status != AG_OK) {
-        return raise_status(WALWRITER(object), status, &err);
+        return agpy_walwriter_raise(WALWRITER(object), status, &err);
     }
     return PyLong_FromUnsignedLongLong(durable);
 }
@@ -490,12 +166,12 @@ static PyObject *
 walwriter_fileno(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     int fd = ag_wal_fileno(wal);
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     return PyLong_FromLong(fd);
 }
 
@@ -506,12 +182,12 @@ static PyObject *
 walwriter_drain(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     uint64_t durable = ag_wal_drain(wal);
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     return PyLong_FromUnsignedLongLong(durable);
 }
 
@@ -524,12 +200,12 @@ static PyObject *
 walwriter_room(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     size_t room = ag_wal_room(wal);
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     return PyLong_FromSize_t(room);
 }
 
@@ -546,12 +222,12 @@ walwriter_want_room(PyObject *object, PyObject *argument)
     if (parse_number(argument, &n) < 0) {
         return NULL;
     }
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     bool there = ag_wal_want_room(wal, (size_t)n);
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     return PyBool_FromLong(there);
 }
 
@@ -579,16 +255,16 @@ walwriter_release(PyObject *object, PyObject *args)
         return PyErr_Format(PyExc_ValueError, "blob has %zd bytes: at most %u expected",
                             blob_n, AG_WAL_BLOB_MAX);
     }
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
         status = ag_wal_set_low_water(wal, seq, blob, (uint32_t)blob_n, &err);
     Py_END_ALLOW_THREADS
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     if (status != AG_OK) {
-        return raise_status(WALWRITER(object), status, &err);
+        return agpy_walwriter_raise(WALWRITER(object), status, &err);
     }
     Py_RETURN_NONE;
 }
@@ -599,132 +275,38 @@ PyDoc_STRVAR(
     "After WalPoisoned: recover on a new segment and write again everything that\n"
     "was appended and is not durable. Does nothing when the log is healthy.");
 
-static PyObject *
-walwriter_reopen(PyObject *object, PyObject *ignored)
-{
-    struct walwriter_object *self = WALWRITER(object);
-    struct ag_error err;
-    int status = AG_ECLOSED;
-    (void)ignored;
-    if (is_forked(self)) {
-        return raise_forked(self);
-    }
-    agpy_lock_acquire(&self->lock);
-    if (self->wal != NULL && !self->closing) {
-        Py_BEGIN_ALLOW_THREADS
-            status = ag_wal_reopen(self->wal, &err);
-        Py_END_ALLOW_THREADS
-    } else {
-        (void)ag_fail(&err, AG_ECLOSED, "the log is closed");
-    }
-    agpy_lock_release(&self->lock);
-    if (status != AG_OK) {
-        return raise_status(self, status, &err);
-    }
-    Py_RETURN_NONE;
-}
-
 /* ---- looking ---- */
-
-static int
-set_item(PyObject *dict, const char *name, PyObject *value)
-{
-    if (value == NULL) {
-        return -1;
-    }
-    int result = PyDict_SetItemString(dict, name, value);
-    Py_DECREF(value);
-    return result;
-}
-
-static PyObject *
-list_of(const uint64_t *values, unsigned n)
-{
-    PyObject *list = PyList_New((Py_ssize_t)n);
-    for (unsigned i = 0; list != NULL && i < n; i++) {
-        PyObject *value = PyLong_FromUnsignedLongLong(values[i]);
-        if (value == NULL) {
-            Py_CLEAR(list);
-            break;
-        }
-        PyList_SET_ITEM(list, (Py_ssize_t)i, value);
-    }
-    return list;
-}
 
 PyDoc_STRVAR(
     stats_doc,
     "stats($self)\n--\n\n"
     "Numbers about the log as a dict. sync_us: list of counts, item k counts writes\n"
     "with sync of less than 2**k microseconds (the last one all others);\n"
-    "batch_records likewise. ring_mode: 'tmpfs' or 'disk'. recovery: lines about the\n"
-    "last recovery.");
+    "batch_records likewise. ring_mode: 'tmpfs' or 'disk'. verdict, of the last\n"
+    "recovery: 'new', 'clean', 'whole', 'torn' or 'accepted'; recovery: lines about\n"
+    "it. disk_free is some seconds old.");
 
 static PyObject *
 walwriter_stats(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
     struct ag_wal_stats stats;
-    struct ag_wal *wal = enter(WALWRITER(object));
+    char notes[AG_WAL_NOTES];
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     ag_wal_stats(wal, &stats);
-    PyObject *dict = PyDict_New();
-    int failed = dict == NULL;
-#define NUMBER(field)                                                                  \
-    failed =                                                                           \
-        failed ||                                                                      \
-        set_item(dict, #field,                                                         \
-                 PyLong_FromUnsignedLongLong((unsigned long long)stats.field)) < 0;
-#define FLAG(field)                                                                    \
-    failed = failed || set_item(dict, #field, PyBool_FromLong(stats.field)) < 0;
-    NUMBER(next_seq)
-    NUMBER(durable_seq)
-    NUMBER(low_water)
-    NUMBER(ring_capacity)
-    NUMBER(ring_used)
-    NUMBER(batches)
-    NUMBER(records)
-    NUMBER(bytes)
-    NUMBER(markers)
-    NUMBER(rotations)
-    NUMBER(syncs)
-    NUMBER(slow_syncs)
-    NUMBER(sync_ns_total)
-    NUMBER(sync_ns_max)
-    NUMBER(sync_ns_first)
-    NUMBER(wakes)
-    NUMBER(wal_id)
-    NUMBER(segment_no)
-    NUMBER(segment_bytes)
-    NUMBER(epoch)
-    NUMBER(chain)
-    NUMBER(live_segments)
-    NUMBER(replayed)
-    FLAG(poisoned)
-    FLAG(direct)
-    FLAG(no_space)
-    FLAG(recovered_torn)
-    FLAG(ring_lost)
-#undef NUMBER
-#undef FLAG
-    failed = failed ||
-             set_item(dict, "sync_us", list_of(stats.sync_us, AG_WAL_SYNC_BUCKETS)) < 0;
-    failed = failed || set_item(dict, "batch_records",
-                                list_of(stats.batch_records, AG_WAL_BATCH_BUCKETS)) < 0;
-    failed = failed ||
-             set_item(dict, "ring_mode", PyUnicode_FromString(stats.ring_mode)) < 0;
-    if (!failed) {
-        PyObject *text = PyUnicode_DecodeFSDefault(ag_wal_notes(wal));
-        PyObject *lines = text != NULL ? PyUnicode_Splitlines(text, 0) : NULL;
-        Py_XDECREF(text);
-        failed = set_item(dict, "recovery", lines) < 0;
-    }
-    leave(WALWRITER(object));
-    if (failed) {
+    ag_wal_notes(wal, notes);
+    agpy_walwriter_leave(WALWRITER(object));
+    PyObject *dict = agpy_wal_stats(&stats);
+    PyObject *text = dict != NULL ? PyUnicode_DecodeFSDefault(notes) : NULL;
+    PyObject *lines = text != NULL ? PyUnicode_Splitlines(text, 0) : NULL;
+    if (lines == NULL || PyDict_SetItemString(dict, "recovery", lines) < 0) {
         Py_CLEAR(dict);
     }
+    Py_XDECREF(lines);
+    Py_XDECREF(text);
     return dict;
 }
 
@@ -732,12 +314,12 @@ static PyObject *
 walwriter_durable_seq(PyObject *object, void *ignored)
 {
     (void)ignored;
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     uint64_t durable = ag_wal_durable(wal);
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     return PyLong_FromUnsignedLongLong(durable);
 }
 
@@ -746,12 +328,12 @@ walwriter_poisoned(PyObject *object, void *ignored)
 {
     (void)ignored;
     struct ag_error err;
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
     int status = ag_wal_failure(wal, &err);
-    leave(WALWRITER(object));
+    agpy_walwriter_leave(WALWRITER(object));
     if (status == AG_OK) {
         Py_RETURN_NONE;
     }
@@ -765,14 +347,17 @@ walwriter_mark_state(PyObject *object, void *ignored)
     uint64_t seq = 0;
     uint8_t *blob = NULL;
     uint32_t n = 0;
-    struct ag_wal *wal = enter(WALWRITER(object));
+    struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
     if (wal == NULL) {
         return NULL;
     }
-    int status = ag_wal_low_water(wal, &seq, &blob, &n);
-    leave(WALWRITER(object));
+    int status;
+    Py_BEGIN_ALLOW_THREADS
+        status = ag_wal_low_water(wal, &seq, &blob, &n);
+    Py_END_ALLOW_THREADS
+    agpy_walwriter_leave(WALWRITER(object));
     if (status != AG_OK) {
-        return raise_status(WALWRITER(object), status, NULL);
+        return agpy_walwriter_raise(WALWRITER(object), status, NULL);
     }
     PyObject *result = Py_BuildValue("(Ky#)", (unsigned long long)seq,
                                      (const char *)blob, (Py_ssize_t)n);
@@ -785,7 +370,7 @@ walwriter_closed(PyObject *object, void *ignored)
 {
     (void)ignored;
     struct walwriter_object *self = WALWRITER(object);
-    if (is_forked(self)) {
+    if (agpy_walwriter_is_forked(self)) {
         return PyBool_FromLong(self->wal == NULL);
     }
     agpy_lock_acquire(&self->lock);
@@ -805,38 +390,6 @@ PyDoc_STRVAR(
     "and the next open writes it.");
 
 static PyObject *
-walwriter_close(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"timeout", NULL};
-    PyObject *timeout = Py_None;
-    uint64_t timeout_ns = UINT64_MAX;
-    struct ag_error err;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:close", names, &timeout)) {
-        return NULL;
-    }
-    if (timeout != Py_None) {
-        double seconds = PyFloat_AsDouble(timeout);
-        if (seconds == -1.0 && PyErr_Occurred()) {
-            return NULL;
-        }
-        if (!(seconds >= 0.0)) {
-            PyErr_SetString(PyExc_ValueError, "timeout must not be negative");
-            return NULL;
-        }
-        timeout_ns = seconds < 1e9 ? (uint64_t)(seconds * 1e9) : UINT64_MAX;
-    }
-    int status = close_handle(WALWRITER(object), timeout_ns, &err);
-    if (status == AG_ETIMEDOUT) {
-        return raise_status(WALWRITER(object), status, &err);
-    }
-    unregister_exit(WALWRITER(object));
-    if (status != AG_OK) {
-        return raise_status(WALWRITER(object), status, &err);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 walwriter_enter(PyObject *object, PyObject *ignored)
 {
     (void)ignored;
@@ -848,7 +401,7 @@ walwriter_exit(PyObject *object, PyObject *args)
 {
     (void)args;
     PyObject *none = PyTuple_New(0);
-    PyObject *result = none != NULL ? walwriter_close(object, none, NULL) : NULL;
+    PyObject *result = none != NULL ? agpy_walwriter_close(object, none, NULL) : NULL;
     Py_XDECREF(none);
     return result;
 }
@@ -862,9 +415,10 @@ static PyMethodDef walwriter_methods[] = {
     {"room", walwriter_room, METH_NOARGS, room_doc},
     {"want_room", walwriter_want_room, METH_O, want_room_doc},
     {"release", walwriter_release, METH_VARARGS, release_doc},
-    {"reopen", walwriter_reopen, METH_NOARGS, reopen_doc},
+    {"reopen", agpy_walwriter_reopen, METH_NOARGS, reopen_doc},
     {"stats", walwriter_stats, METH_NOARGS, stats_doc},
-    {"close", AGPY_METHOD(walwriter_close), METH_VARARGS | METH_KEYWORDS, close_doc},
+    {"close", AGPY_METHOD(agpy_walwriter_close), METH_VARARGS | METH_KEYWORDS,
+     close_doc},
     {"__enter__", walwriter_enter, METH_NOARGS, NULL},
     {"__exit__", walwriter_exit, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -903,10 +457,10 @@ PyDoc_STRVAR(
 
 static PyType_Slot walwriter_slots[] = {
     {Py_tp_doc, (void *)walwriter_doc},
-    {Py_tp_new, walwriter_new},
-    {Py_tp_dealloc, walwriter_dealloc},
-    {Py_tp_traverse, walwriter_traverse},
-    {Py_tp_clear, walwriter_clear},
+    {Py_tp_new, agpy_walwriter_new},
+    {Py_tp_dealloc, agpy_walwriter_dealloc},
+    {Py_tp_traverse, agpy_walwriter_traverse},
+    {Py_tp_clear, agpy_walwriter_clear},
     {Py_tp_methods, walwriter_methods},
     {Py_tp_getset, walwriter_getset},
     {Py_tp_members, walwriter_members},

@@ -20,6 +20,8 @@
 #define SLOW_SYNC_NS 1000000000u
 /* How long the helper waits before it tries again to make a segment. */
 #define HELPER_RETRY_NS (200u * 1000u * 1000u)
+/* How old what is known of the disk's free space may become. */
+#define SPACE_EVERY_NS (10u * UINT64_C(1000000000))
 
 void
 ag_wal_wake(struct ag_wal *wal, enum ag_wal_sleep depth)
@@ -341,18 +343,39 @@ wait_lock_held(struct ag_wal *wal, uint64_t ns)
     (void)pthread_cond_timedwait(&wal->changed, &wal->lock, &at);
 }
 
+/* Asks how much space there is, without the lock meanwhile. */
+static void
+look_at_space_lock_held(struct ag_wal *wal)
+{
+    struct ag_io_fs fs;
+    (void)pthread_mutex_unlock(&wal->lock);
+    int result = wal->io->statfs(wal->io->ctx, wal->path, &fs);
+    (void)pthread_mutex_lock(&wal->lock);
+    if (result == 0) {
+        wal->stats.disk_free = fs.free_bytes;
+    }
+}
+
 static void *
 helper_main(void *arg)
 {
     struct ag_wal *wal = arg;
     struct ag_error err;
+    uint64_t look_at = 0;
     name_thread("aegis-wal-prep");
     (void)pthread_mutex_lock(&wal->lock);
     while (!atomic_load(&wal->helper_stop)) {
-        if (!wal->spare_wanted) {
-            (void)pthread_cond_wait(&wal->changed, &wal->lock);
+        uint64_t now = ag_clock_ns();
+        if (now >= look_at) {
+            look_at_space_lock_held(wal);
+            look_at = now + SPACE_EVERY_NS;
             continue;
         }
+        if (!wal->spare_wanted) {
+            wait_lock_held(wal, look_at - now);
+            continue;
+        }
+        look_at = 0; /* there is less, or there was too little */
         (void)pthread_mutex_unlock(&wal->lock);
         /* The number is stable: W does not rotate before it has this segment. */
         bool direct = wal->log.direct;

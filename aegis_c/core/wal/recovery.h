@@ -12,6 +12,8 @@
 #include "base/io.h"
 #include "wal/scan.h"
 
+#define AG_WAL_NOTES 2048u
+
 struct ag_wal_segment_info {
     uint32_t segment_no;
     uint32_t epoch;
@@ -42,10 +44,10 @@ struct ag_wal_recovery {
     uint64_t durable_seq; /* the largest witness */
     uint64_t records;     /* in the live segments */
     uint64_t bytes_read;
-    bool torn;        /* an unfinished write was left out */
-    bool accepted;    /* by the operator's order */
-    bool clean_close; /* the last run closed with nothing outstanding */
-    char notes[2048]; /* one line per decision */
+    bool torn;                /* an unfinished write was left out */
+    bool accepted;            /* by the operator's order */
+    bool clean_close;         /* the last run closed with nothing outstanding */
+    char notes[AG_WAL_NOTES]; /* one line per decision */
 };
 
 /* Fills `recovery` (release it with ag_wal_recovery_free in every case). 0, or a status

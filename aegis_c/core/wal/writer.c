@@ -159,28 +159,28 @@ attach_old_ring(struct ag_wal *wal, struct ag_ring *old, struct ag_error *err)
 /* Recovery, a new segment, replay of `ring` (mapped or empty). On success the log on
  * disk holds everything that the ring held. */
 static int
-start_log(struct ag_wal *wal, const struct ag_ring *ring, struct ag_error *err)
+start_log(struct ag_wal *wal, const struct ag_ring *ring,
+          struct ag_wal_recovery *recovery, struct ag_error *err)
 {
     const char *archive = wal->archive[0] != '\0' ? wal->archive : NULL;
     int status =
         ag_log_start(&wal->log, wal->io, wal->path, archive, wal->options.segment_bytes,
-                     !wal->options.buffered, &wal->recovery, err);
+                     !wal->options.buffered, recovery, err);
     if (status != AG_OK) {
         return status;
     }
     if (ring->header != NULL) {
         struct ag_ring_view view = ag_ring_look(ring);
         struct ag_wal_replay replay;
-        status =
-            ag_wal_replay_ring(&wal->log, &view, wal->recovery.accepted, &replay, err);
+        status = ag_wal_replay_ring(&wal->log, &view, recovery->accepted, &replay, err);
         if (status != AG_OK) {
             ag_log_stop(&wal->log);
             return status;
         }
         wal->replayed = replay.replayed;
-        ag_wal_note(
-            &wal->recovery, "ring: %" PRIu64 " records replayed%s", replay.replayed,
-            replay.cut ? ", behind them something that is no whole record" : "");
+        ag_wal_note(recovery, "ring: %" PRIu64 " records replayed%s", replay.replayed,
+                    replay.cut ? ", behind them something that is no whole record"
+                               : "");
     }
     (void)pthread_mutex_lock(&wal->meta);
     wal->log_open = true;
@@ -215,6 +215,18 @@ look_at_log(struct ag_wal *wal)
     (void)pthread_mutex_unlock(&wal->meta);
 }
 
+static const char *
+verdict_of(const struct ag_wal_recovery *recovery)
+{
+    if (recovery->fresh) {
+        return "new";
+    }
+    if (recovery->accepted) {
+        return "accepted";
+    }
+    return recovery->torn ? "torn" : recovery->clean_close ? "clean" : "whole";
+}
+
 /* Sets every counter to what the log now holds. */
 static void
 adopt_log(struct ag_wal *wal)
@@ -231,6 +243,7 @@ adopt_log(struct ag_wal *wal)
     wal->stats.replayed = wal->replayed;
     wal->stats.ring_lost = wal->ring_lost;
     wal->stats.recovered_torn = wal->recovery.torn;
+    wal->stats.verdict = verdict_of(&wal->recovery);
     (void)pthread_mutex_unlock(&wal->lock);
     look_at_log(wal);
     size_t limit = ag_wal_payload_limit(wal->log.segment_bytes);
@@ -306,7 +319,7 @@ open_all(struct ag_wal *wal, struct ag_error *err)
         status = attach_old_ring(wal, &old, err);
     }
     if (status == AG_OK) {
-        status = start_log(wal, &old, err);
+        status = start_log(wal, &old, &wal->recovery, err);
     }
     /* From here on everything that the old ring held is on disk. */
     ag_ring_unmap(wal->io, &old);
@@ -376,7 +389,8 @@ ag_wal_reserve(struct ag_wal *wal, size_t n, uint8_t **payload)
     if (ag_wal_forked(wal)) {
         return AG_EFORKED;
     }
-    switch (atomic_load_explicit(&wal->state, memory_order_relaxed)) {
+    /* Acquire: after a reopen on another thread the counters are those it made. */
+    switch (atomic_load_explicit(&wal->state, memory_order_acquire)) {
     case AG_WAL_POISONED:
         return AG_EPOISONED;
     case AG_WAL_CLOSED:
@@ -628,11 +642,17 @@ ag_wal_reopen(struct ag_wal *wal, struct ag_error *err)
     (void)ag_wal_threads_stop(wal, UINT64_MAX);
     stop_log(wal);
     const struct ag_wal_recover_options no_order = {0};
-    ag_wal_recovery_free(&wal->recovery);
-    int status = ag_wal_recover(wal->io, wal->path, &no_order, &wal->recovery, err);
+    struct ag_wal_recovery recovery;
+    int status = ag_wal_recover(wal->io, wal->path, &no_order, &recovery, err);
     if (status == AG_OK) {
-        status = start_log(wal, &wal->ring, err);
+        status = start_log(wal, &wal->ring, &recovery, err);
     }
+    /* Others may be reading the notes of the one before. */
+    (void)pthread_mutex_lock(&wal->lock);
+    struct ag_wal_recovery before = wal->recovery;
+    wal->recovery = recovery;
+    (void)pthread_mutex_unlock(&wal->lock);
+    ag_wal_recovery_free(&before);
     if (status == AG_OK && ag_log_last_seq(&wal->log) + 1 != wal->next_seq) {
         status = ag_fail(err, AG_ECORRUPT,
                          "after reopening the log ends at %" PRIu64 ", not at %" PRIu64,
@@ -657,10 +677,12 @@ ag_wal_reopen(struct ag_wal *wal, struct ag_error *err)
     return AG_OK;
 }
 
-const char *
-ag_wal_notes(const struct ag_wal *wal)
+void
+ag_wal_notes(struct ag_wal *wal, char to[AG_WAL_NOTES])
 {
-    return wal->recovery.notes;
+    (void)pthread_mutex_lock(&wal->lock);
+    memcpy(to, wal->recovery.notes, AG_WAL_NOTES);
+    (void)pthread_mutex_unlock(&wal->lock);
 }
 
 void
@@ -668,7 +690,7 @@ ag_wal_stats(struct ag_wal *wal, struct ag_wal_stats *stats)
 {
     if (ag_wal_forked(wal)) {
         memset(stats, 0, sizeof(*stats));
-        stats->ring_mode = "none";
+        stats->ring_mode = stats->verdict = "none";
         return;
     }
     look_at_log(wal);

@@ -7,16 +7,17 @@
  * "outcome unknown", appends refuse, until ag_wal_reopen has recovered on a new
  * segment.
  *
- * Threads. The producer side (reserve, commit, append, reopen, close) is one thread at
- * a time: the caller's lock. Everything else may be called by any thread beside it.
- * Nothing here waits for the disk but open, sync, set_low_water, reopen and close. In a
- * forked child every call fails with AG_EFORKED; release the object there with
- * ag_wal_abandon. */
+ * Threads. The producer side (reserve, commit, append) is one thread at a time: the
+ * caller's lock. Reopen, stop and close are one at a time, too; an append beside a
+ * reopen is refused as before it. Everything else may be called by any thread beside
+ * them. Nothing here waits for the disk but open, sync, set_low_water and low_water
+ * (which waits for a mark that moves), reopen, stop and close. In a forked child every
+ * call fails with AG_EFORKED; release the object there with ag_wal_abandon. */
 #ifndef AG_WAL_WRITER_H
 #define AG_WAL_WRITER_H
 
 #include "base/io.h"
-#include "wal/format.h"
+#include "wal/recovery.h"
 
 struct ag_wal;
 
@@ -50,10 +51,15 @@ struct ag_wal_stats {
     uint64_t wal_id;
     uint32_t segment_no, segment_bytes, epoch, chain;
     uint32_t live_segments;
-    uint64_t replayed; /* from the ring at open */
+    uint64_t disk_free; /* of the file system, some seconds old */
+    uint64_t replayed;  /* from the ring at open */
     bool poisoned, direct, no_space, recovered_torn;
     bool ring_lost; /* the last run did not end cleanly and its ring was not there */
     const char *ring_mode; /* "tmpfs" or "disk" */
+    /* Of the last recovery: "new" (no log was here), "clean" (the last run closed),
+     * "whole" (it did not, and nothing was left out), "torn" (an unfinished write was),
+     * "accepted" (it ends where an operator ordered). */
+    const char *verdict;
 };
 
 /* Opens or creates the log in directory `path` (made when missing, 0700): lock,
@@ -115,8 +121,8 @@ void ag_wal_cursor_close(struct ag_wal_cursor *cursor);
 int ag_wal_reopen(struct ag_wal *wal, struct ag_error *err);
 /* The failure that poisoned the log into `err`; AG_OK when it is not poisoned. */
 int ag_wal_failure(struct ag_wal *wal, struct ag_error *err);
-/* Lines about recovery, ring and file system; valid until close. */
-const char *ag_wal_notes(const struct ag_wal *wal);
+/* Copies the lines about the last recovery, the ring and the file system. */
+void ag_wal_notes(struct ag_wal *wal, char to[AG_WAL_NOTES]);
 /* Never waits for the disk: while the mark moves, what is known of the log is of
  * before. */
 void ag_wal_stats(struct ag_wal *wal, struct ag_wal_stats *stats);

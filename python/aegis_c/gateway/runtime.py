@@ -30,6 +30,7 @@ from aegis_c.gateway.hot.pool import Pool
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
 from aegis_c.gateway.hot.source import Source
+from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.limits.rules import limits_for
 from aegis_c.gateway.limits.tables import Tables
 from aegis_c.gateway.metrics import Metrics
@@ -340,6 +341,9 @@ def _add_gauges(runtime: Runtime) -> None:
     def of(read: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
         return lambda: read() if runtime.running else {}
 
+    runtime.metrics.registry.register(
+        LedgerMetrics(lambda: runtime.ledger.native.stats() if runtime.running else None)
+    )
     gauge, counter = runtime.metrics.gauge, runtime.metrics.counter
     gauge(
         "aegis_calls_in_flight",

@@ -18,7 +18,7 @@ from aegis_c.gateway.hot.adapters.openai import read_reply
 from aegis_c.gateway.hot.faults import in_openais_shape, upstream_garbage, upstream_refusal
 from aegis_c.gateway.hot.guard import Head
 from aegis_c.gateway.hot.pool import Connection, Pool, UpstreamError, header_line
-from aegis_c.gateway.hot.reply import JSON, reply_headers
+from aegis_c.gateway.hot.reply import EVENTS, JSON, reply_headers
 from aegis_c.gateway.hot.watch import Watch
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Forwarder:
             connection = watch.connection = await pool.answered(connection, request, body)
             status = connection.status
             media = connection.headers.get(b"content-type", b"")
-            if stream and status == 200 and not media.startswith(JSON):
+            if stream and status == 200 and (not media or media.lower().startswith(EVENTS)):
                 call.upstream_ns = time.perf_counter_ns() - sent
                 return await self._relay.run(call, connection, watch, send)
             reply = await connection.body()

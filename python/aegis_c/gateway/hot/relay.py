@@ -16,7 +16,7 @@ from aegis_c.gateway.hot.adapters.openai import EventReader
 from aegis_c.gateway.hot.faults import ending, upstream_refusal
 from aegis_c.gateway.hot.guard import ClientGone
 from aegis_c.gateway.hot.pool import UpstreamError
-from aegis_c.gateway.hot.reply import reply_headers
+from aegis_c.gateway.hot.reply import EVENTS, reply_headers
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -57,7 +57,7 @@ class Relay:
         watch.owner = asyncio.current_task()
         connection.on_stall = watch.stall
         watch.start()
-        media = connection.headers.get(b"content-type") or b"text/event-stream"
+        media = connection.headers.get(b"content-type") or EVENTS
         try:
             await send(
                 {

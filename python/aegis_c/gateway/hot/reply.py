@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Call
 
 JSON: Final = b"application/json"
+EVENTS: Final = b"text/event-stream"
 #: Reply headers that are passed on beside the content type; never framing or hop-by-hop ones.
 _PASSED: Final = (b"retry-after", b"retry-after-ms", b"x-should-retry")
 _UNSAFE: Final = re.compile(rb"[\r\n\0]")
