@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aegis_c.ledger import fsck, layout
+from aegis_c.ledger import fsck, layout, rebuild
 from aegis_c.ledger.verify import parse_vkey
 from logs import ORIGIN, SEED, entries, entry, request_id, write_log
 from reference import ed25519, note, tiles, tree
@@ -271,6 +271,89 @@ def test_shard_parent_and_data_directory_are_all_accepted(tmp_path: Path) -> Non
     assert layout.published_folders(shards[1]) == [shards[1]]
     assert [r.folder for r in fsck.fsck(tmp_path / "data")] == [str(s) for s in shards]
     assert [s.published for s in layout.DataDir(tmp_path / "data").shards()] == shards
+
+
+def kept_checkpoint(path: Path, count: int, *, changed: bool = False) -> Path:
+    kept = entries(count)
+    if changed:
+        kept[0] = entry(0, status=500)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(note.checkpoint(ORIGIN, count, tree.mth(kept), SEED))
+    return path
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 255, 256, 257, 299, 300])
+def test_a_log_contains_the_checkpoints_that_were_kept(
+    log: Path, tmp_path: Path, count: int
+) -> None:
+    kept = kept_checkpoint(tmp_path / "kept", count)
+    report = fsck.check_shard(log, checkpoints=[kept])
+    assert report.ok
+    assert report.checkpoints == 2
+    if count:
+        other = kept_checkpoint(tmp_path / "other", count, changed=True)
+        (problem,) = fsck.check_shard(log, checkpoints=[kept, other]).problems
+        assert problem.file == str(other)
+        assert problem.expected != problem.found == tree.mth(entries(count)).hex()
+
+
+def test_a_log_older_than_its_own_copy_of_the_checkpoint_was_rolled_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fsck, "_CATCH_UP_SECONDS", 0.1)
+    folder = write_log(tmp_path / "data/ledger/w0", 300)
+    kept_checkpoint(tmp_path / "data/private/w0/checkpoint", 300)
+    assert check(folder).checkpoints == 2
+    kept_checkpoint(tmp_path / "data/private/w0/checkpoint", 301)
+    problem = first(folder)
+    assert (problem.file, problem.entry, problem.found) == ("checkpoint", 300, "300")
+    assert "rolled back" in problem.what
+    (tmp_path / "data/private/w0/checkpoint").write_bytes(b"x")
+    assert first(folder).file.endswith("private/w0/checkpoint")
+
+
+def test_a_kept_checkpoint_that_is_missing_or_of_another_log_is_named(
+    log: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(note.checkpoint("aegis.example/other", 1, bytes(32), SEED))
+    report = fsck.check_shard(log, checkpoints=[tmp_path / "missing", other])
+    assert [p.file for p in report.problems] == [str(tmp_path / "missing"), str(other)]
+
+
+@pytest.mark.parametrize("name", ["tile/0/000", "tile/entries/000", "tile/1/000.p/1", "log.vkey"])
+def test_a_pipe_in_the_place_of_a_file_does_not_hold_the_check_up(log: Path, name: str) -> None:
+    (log / name).unlink()
+    os.mkfifo(log / name)
+    assert name in {p.file for p in check(log).problems}
+
+
+def test_the_native_pass_and_the_slow_one_report_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every tile is flagged, everything is done in Python."""
+    folder = write_log(tmp_path / "w0", 3 * 256 + 7)
+
+    def flag_all(folder: Path, first: int, count: int) -> tuple[bytes, bytes, int]:
+        return b"\7" * count, bytes(32 * count), 0
+
+    damages = {
+        None: 0,
+        "tile/0/001": 77,
+        "tile/entries/002": 4000,
+        "tile/1/000.p/3": 40,
+        "tile/entries/003.p/7": 9,
+    }
+    for name, offset in damages.items():
+        if name is not None:
+            patch(folder / name, offset)
+        fast = check(folder)
+        with monkeypatch.context() as context:
+            context.setattr(rebuild, "_audit_tiles", flag_all)
+            assert check(folder) == fast
+        assert fast.ok is (name is None)
+        if name is not None:
+            patch(folder / name, offset)
 
 
 @pytest.mark.parametrize("make", ["missing", "file", "empty", "foreign"])

@@ -45,7 +45,8 @@
     X(legacy_type, agpy_legacy_spec)
 
 /* Tables of module functions, one per file that has some. */
-#define AGPY_FUNCTIONS(X) X(agpy_tree_methods) X(agpy_legacy_methods)
+#define AGPY_FUNCTIONS(X)                                                              \
+    X(agpy_tree_methods) X(agpy_legacy_methods) X(agpy_audit_methods)
 
 struct agpy_state {
 #define AGPY_FIELD(field, ...) PyObject *field;

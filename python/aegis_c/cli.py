@@ -22,7 +22,8 @@ from aegis_c import AegisError, __version__
 from aegis_c.ledger import layout, verify, wal_tools
 
 if TYPE_CHECKING:
-    from aegis_c.ledger.fsck import Progress, Report
+    from aegis_c.ledger.rebuild import Progress
+    from aegis_c.ledger.report import Report
     from aegis_c.ledger.tiles import TileReader
 
 VERIFIED = 0
@@ -212,7 +213,15 @@ def _verified_json(result: verify.Verified) -> dict[str, Any]:
 
 
 @ledger_app.command()
-def fsck(directory: LogPath, vkey: Vkey = None, as_json: Json = False) -> None:
+def fsck(
+    directory: LogPath,
+    vkey: Vkey = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="F", help="A checkpoint that you kept; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Rebuild a published log from its entries and compare every file with it."""
     from aegis_c.ledger import fsck as checks
 
@@ -221,7 +230,9 @@ def fsck(directory: LogPath, vkey: Vkey = None, as_json: Json = False) -> None:
     reports = []
     for folder in folders:
         with _progress(f"{folder.name}: checking entries", quiet=as_json) as progress:
-            reports.append(checks.check_shard(folder, vkey=key, progress=progress))
+            kept = checkpoint or ()
+            report = checks.check_shard(folder, vkey=key, checkpoints=kept, progress=progress)
+            reports.append(report)
     ok = all(report.ok for report in reports)
     if as_json:
         _print_json({"ok": ok, "shards": [report.to_json() for report in reports]})
@@ -237,6 +248,8 @@ def _print_report(report: Report, *, own_key: bool) -> None:
         print(f"  log        {report.origin}")
         print(f"  signed     tree of {report.size} entries, root {report.root}")
         print(f"  compared   {report.files} files, {report.octets} bytes of tiles and bundles")
+        if report.checkpoints > 1:
+            print(f"  contains   all {report.checkpoints} checkpoints that were kept")
         if own_key:
             print(f"  key        {report.vkey} (the folder's own: give --vkey to hold it")
             print("             against a key that you had from elsewhere)")

@@ -1,105 +1,34 @@
 """Checks a published log against itself and against its signed checkpoint.
 
-Everything is rebuilt from the entry bundles alone: leaf hashes, every tile of every level,
-the root, which must be the signed one. Where files disagree, the signed root decides which of
-them is wrong: the hashes are followed from the root downwards, so a damaged tile is told from
-a damaged bundle, and an entry that was rewritten together with its hashes is still found.
+Everything is rebuilt from the entry bundles alone (rebuild.py): leaf hashes, every tile of every
+level, the root, which must be the signed one, and the root of every checkpoint that was kept.
 
-Only the published files are read, nothing is written. A log that grows meanwhile is checked
+Only the published files are needed, nothing is written. A log that grows meanwhile is checked
 as far as the checkpoint that was read first.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from aegis_c import MmrAccumulator, leaf_hash
 
 from . import layout
-from .tiles import (
-    ENTRIES,
-    WIDTH,
-    Tile,
-    TileError,
-    TileReader,
-    bundle_prefix,
-    bundle_records,
-    levels_of,
-    parse_path,
-    tiles_of,
-)
-from .verify import (
-    EMPTY_ROOT,
-    Checkpoint,
-    VerificationError,
-    VerifierKey,
-    node_hash,
-    open_checkpoint,
-    parse_entry,
-    parse_vkey,
-)
+from .rebuild import Progress, Rebuild
+from .report import MAX_PROBLEMS, Problem, Report, TooManyProblems
+from .tiles import read_file
+from .verify import Checkpoint, VerificationError, VerifierKey, open_checkpoint, parse_vkey
 
-MAX_PROBLEMS = 100
-"""Problems listed for one shard; a check stops looking after that many."""
-
-Progress = Callable[[int, int], None]
-"""Called with (entries checked, entries in all)."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with a published log.
-
-    file is relative to the log's folder; offset is the first wrong octet in it (of a bundle:
-    where the wrong entry's record begins), entry the index of the first entry concerned.
-    """
-
-    file: str
-    what: str
-    offset: int | None = None
-    entry: int | None = None
-    expected: str | None = None
-    found: str | None = None
-
-    def __str__(self) -> str:
-        at = "" if self.offset is None else f", offset {self.offset}"
-        at += "" if self.entry is None else f", entry {self.entry}"
-        lines = [f"{self.file}{at}: {self.what}"]
-        lines += [f"  expected: {self.expected}"] if self.expected else []
-        lines += [f"  found:    {self.found}"] if self.found else []
-        return "\n".join(lines)
-
-
-@dataclass
-class Report:
-    """What a check of one shard found. `ok` when there is no problem."""
-
-    folder: str
-    origin: str = ""
-    vkey: str = ""
-    size: int = 0
-    root: str = ""
-    entries: int = 0
-    files: int = 0
-    octets: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ok": self.ok}
+_CATCH_UP_SECONDS = 2.0
+"""How long a live log's published checkpoint may lag behind the copy of the one just signed."""
 
 
 def fsck(
-    path: Path, *, vkey: VerifierKey | None = None, progress: Progress | None = None
+    path: Path,
+    *,
+    vkey: VerifierKey | None = None,
+    checkpoints: Sequence[Path] = (),
+    progress: Progress | None = None,
 ) -> list[Report]:
     """Checks every shard that `path` means (layout.published_folders); one report each.
 
@@ -107,398 +36,100 @@ def fsck(
     that the log is whole, not whose it is. Raises layout.LayoutError.
     """
     return [
-        check_shard(folder, vkey=vkey, progress=progress)
+        check_shard(folder, vkey=vkey, checkpoints=checkpoints, progress=progress)
         for folder in layout.published_folders(path)
     ]
 
 
 def check_shard(
-    folder: Path, *, vkey: VerifierKey | None = None, progress: Progress | None = None
+    folder: Path,
+    *,
+    vkey: VerifierKey | None = None,
+    checkpoints: Sequence[Path] = (),
+    progress: Progress | None = None,
 ) -> Report:
-    """Checks the published folder of one shard."""
+    """Checks the published folder of one shard.
+
+    `checkpoints` are files with signed checkpoints that somebody kept; the ledger's own copy
+    beside the folder joins them where it can be read. The log must contain each of them.
+    """
     report = Report(str(folder))
     try:
-        checkpoint = _signed_checkpoint(folder, vkey, report)
-        if checkpoint is not None:
-            _Check(folder, checkpoint, report, progress).run()
-    except _TooMany:
+        signed = _signed_checkpoint(folder, vkey, report)
+        if signed is not None:
+            key, checkpoint = signed
+            kept = _kept_checkpoints(folder, key, checkpoints, report)
+            newest = max((one.size for _, one in kept), default=0)
+            checkpoint = _caught_up(folder, key, checkpoint, newest)
+            report.size, report.root = checkpoint.size, checkpoint.root.hex()
+            Rebuild(folder, checkpoint, report, progress).run(kept)
+    except TooManyProblems:
         report.notes.append(f"stopped after {MAX_PROBLEMS} problems")
     report.problems.sort(key=lambda p: (p.entry is None, p.entry or 0))
     return report
 
 
-class _TooMany(Exception):
-    pass
-
-
-def _add(report: Report, problem: Problem) -> None:
-    report.problems.append(problem)
-    if len(report.problems) >= MAX_PROBLEMS:
-        raise _TooMany
-
-
-def _signed_checkpoint(folder: Path, vkey: VerifierKey | None, report: Report) -> Checkpoint | None:
+def _signed_checkpoint(
+    folder: Path, vkey: VerifierKey | None, report: Report
+) -> tuple[VerifierKey, Checkpoint] | None:
     """Reads log.vkey and checkpoint; None when there is nothing to hold the files against."""
     name = layout.VKEY
     try:
-        data = (folder / name).read_bytes()
+        data = read_file(folder / name)
         own = parse_vkey(data.decode("utf-8", "replace"), name)
         if data != f"{own}\n".encode():
-            _add(report, Problem(name, "not one line", expected=f"{own}\\n"))
+            report.add(Problem(name, "not one line", expected=f"{own}\\n"))
         if vkey is not None and own != vkey:
             what = "not the verifier key that was given"
-            _add(report, Problem(name, what, expected=str(vkey), found=str(own)))
+            report.add(Problem(name, what, expected=str(vkey), found=str(own)))
         key = vkey or own
         name = layout.CHECKPOINT
-        checkpoint = open_checkpoint((folder / name).read_bytes(), key, name)
+        checkpoint = open_checkpoint(read_file(folder / name), key, name)
     except OSError as error:
         what = str(error.strerror)
         if isinstance(error, FileNotFoundError):
             what = "is missing: nothing was published yet, or it was removed"
-        _add(report, Problem(name, what))
+        report.add(Problem(name, what))
         return None
     except VerificationError as error:
-        what = error.what if error.where == name else f"{error.what} ({error.where})"
-        _add(report, Problem(name, what, expected=error.expected, found=error.found))
+        report.add(_problem_of(error, name))
         return None
     report.origin, report.vkey = checkpoint.origin, str(key)
-    report.size, report.root = checkpoint.size, checkpoint.root.hex()
     report.files += 2
-    return checkpoint
+    report.checkpoints += 1
+    return key, checkpoint
 
 
-def _fold(hashes: Iterable[bytes]) -> bytes:
-    """Root of the tree over adjacent complete subtrees of one height."""
-    tree = MmrAccumulator(proofs=False)
-    for one in hashes:
-        tree.append_hash(one)
-    return tree.root()
+def _problem_of(error: VerificationError, name: str) -> Problem:
+    what = error.what if error.where == name else f"{error.what} ({error.where})"
+    return Problem(name, what, expected=error.expected, found=error.found)
 
 
-def _edge_root(edges: list[list[bytes]]) -> bytes:
-    """Root of the tree whose incomplete tiles, lowest level first, are `edges`."""
-    root: bytes | None = None
-    for hashes in edges:
-        stop = len(hashes)
-        while stop:  # complete subtrees, right to left
-            start = stop & (stop - 1)
-            peak = _fold(hashes[start:stop])
-            root = peak if root is None else node_hash(peak, root)
-            stop = start
-    return EMPTY_ROOT if root is None else root
-
-
-def _split(data: bytes) -> list[bytes]:
-    return [data[i : i + 32] for i in range(0, len(data), 32)]
-
-
-@dataclass
-class _Check:
-    """One run over the files of a shard."""
-
-    folder: Path
-    checkpoint: Checkpoint
-    report: Report
-    progress: Progress | None
-    # computed[level][i]: hash i of a level as the bundles give it; None where they cannot
-    # be read. Level 0 holds the incomplete tile only: the others are not kept.
-    computed: list[list[bytes | None]] = field(default_factory=list)
-    suspects: list[Tile] = field(default_factory=list)
-    broken: dict[Tile, TileError] = field(default_factory=dict)
-    damaged: set[str] = field(default_factory=set)
-
-    def run(self) -> None:
-        self.size = self.checkpoint.size
-        self.levels = levels_of(self.size)
-        self.reader = TileReader(self.folder, self.size)
-        self._read_bundles()
-        self._compute_levels()
-        edges = self._trusted_edges()
-        if edges is None:
-            self._report_disagreement()
-        else:
-            self._check_tiles(edges)
-        self._check_other_files()
-
-    # -- pass 1: every bundle, and level 0 beside it
-
-    def _read_bundles(self) -> None:
-        self.computed = [[] for _ in range(max(self.levels, 1) + 1)]
-        for bundle in tiles_of(self.size, ENTRIES):
-            leaves = self._bundle_hashes(bundle)
-            tile = Tile(0, bundle.number, bundle.width)
-            if leaves is None or leaves != self._stored(tile):
-                self.suspects.append(tile)
-            if bundle.width == WIDTH:
-                self.computed[1].append(None if leaves is None else _fold(leaves))
-            else:
-                self.computed[0] = [*leaves] if leaves else [None] * bundle.width
-            if self.progress is not None:
-                self.progress(self.report.entries, self.size)
-
-    def _bundle_hashes(self, bundle: Tile) -> list[bytes] | None:
-        """Leaf hashes of a bundle's entries; None when it is broken (pass 2 says how)."""
-        leaves = []
+def _kept_checkpoints(
+    folder: Path, key: VerifierKey, given: Sequence[Path], report: Report
+) -> list[tuple[str, Checkpoint]]:
+    """The checkpoints that the log must contain, each with the name of its file."""
+    kept = []
+    for path in (layout.checkpoint_copy(folder), *given):
         try:
-            data = self.reader.read(bundle)
-            for offset, entry in bundle_records(data, bundle):
-                leaves.append(leaf_hash(entry))
-                self._check_schema(bundle, offset, bundle.number * WIDTH + len(leaves) - 1, entry)
-        except TileError as error:
-            self.broken[bundle] = error
-            if len(self.broken) >= MAX_PROBLEMS:
-                self._report_broken()
-            return None
-        self.report.entries += len(leaves)
-        self.report.files += 1
-        self.report.octets += len(data)
-        return leaves
-
-    def _check_schema(self, bundle: Tile, offset: int, index: int, entry: bytes) -> None:
-        try:
-            parse_entry(entry)
-        except VerificationError as error:
-            what = error.what if error.where == "entry" else f"{error.what} ({error.where})"
-            self._problem(bundle, what, offset, index, error.expected, error.found)
-
-    def _stored(self, tile: Tile) -> list[bytes] | None:
-        """The hashes in a tile's file; None when it is missing or has a wrong length."""
-        try:
-            data = self.reader.read(tile)
-        except TileError:
-            return None
-        return _split(data) if len(data) == tile.width * 32 else None
-
-    def _compute_levels(self) -> None:
-        for level in range(1, self.levels):
-            hashes = self.computed[level]
-            for start in range(0, len(hashes) - WIDTH + 1, WIDTH):
-                full = hashes[start : start + WIDTH]
-                known = [one for one in full if one is not None]
-                self.computed[level + 1].append(_fold(known) if len(known) == WIDTH else None)
-
-    # -- who is right: the signed root decides
-
-    def _edge(self, level: int) -> Tile | None:
-        count = self.size >> 8 * level
-        return Tile(level, count // WIDTH, count % WIDTH) if count % WIDTH else None
-
-    def _trusted_edges(self) -> dict[int, list[bytes]] | None:
-        """Incomplete tile of each level, as the signed root confirms it; None: it does not.
-
-        Each is what the bundles give, what its file holds, or what the files below it give;
-        where these differ, the combination that leads to the signed root is the true one.
-        """
-        choices = []
-        for level in range(self.levels):
-            edge = self._edge(level)
-            options: list[list[bytes]] = [[]]
-            if edge is not None:
-                hashes = self.computed[level][-edge.width :]
-                sources: list[Sequence[bytes | None] | None]
-                sources = [hashes, self._stored(edge), self._below(edge)]
-                options = []
-                for source in sources:
-                    known = [one for one in source or [] if one is not None]
-                    if len(known) == edge.width and known not in options:
-                        options.append(known)
-            choices.append(options)
-        for edges in itertools.product(*choices):
-            if _edge_root(list(edges)) == self.checkpoint.root:
-                return dict(enumerate(edges))
-        return None
-
-    def _below(self, tile: Tile) -> list[bytes | None]:
-        """The hashes of a tile as the files of the full tiles below it give them."""
-        if tile.level == 0:
-            return []
-        children = range(tile.number * WIDTH, tile.number * WIDTH + tile.width)
-        stored = (self._stored(Tile(tile.level - 1, number)) for number in children)
-        return [None if one is None else _fold(one) for one in stored]
-
-    def _report_disagreement(self) -> None:
-        edges = []
-        for level in range(self.levels):
-            edge = self._edge(level)
-            hashes = self.computed[level][-edge.width :] if edge is not None else []
-            edges.append([one for one in hashes if one is not None])
-        known = all(one is not None for hashes in self.computed for one in hashes)
-        self._add(
-            Problem(
-                layout.CHECKPOINT,
-                "entries and tiles lead to another root than the signed one",
-                expected=self.checkpoint.root.hex(),
-                found=_edge_root(edges).hex() if known else None,
-            )
-        )
-        self._report_broken()
-        for tile in self.suspects:
-            what = "tile and entries disagree; which of them is wrong cannot be told"
-            self._problem(tile, what, entry=tile.number * WIDTH)
-
-    def _report_broken(self) -> None:
-        for bundle, error in self.broken.items():
-            index = error.index or bundle.number * WIDTH
-            self._problem(bundle, error.what, error.offset, index)
-
-    # -- pass 2: from the root downwards
-
-    def _check_tiles(self, edges: dict[int, list[bytes]]) -> None:
-        trusted_above: list[bytes | None] = []
-        for level in range(self.levels - 1, 0, -1):
-            trusted: list[bytes | None] = []
-            for tile in tiles_of(self.size, level):
-                if tile.width < WIDTH:
-                    hashes: list[bytes] | None = edges[level]
-                    self._compare(tile, edges[level])
-                else:
-                    start = tile.number * WIDTH
-                    known = [h for h in self.computed[level][start : start + WIDTH] if h]
-                    hashes = self._judge(tile, known, trusted_above[tile.number])
-                trusted += hashes if hashes is not None else [None] * tile.width
-            trusted_above = trusted
-        checked = {tile.number for tile in self.suspects}
-        for tile in tiles_of(self.size, 0):
-            full = tile.width == WIDTH
-            above = trusted_above[tile.number] if full else None
-            computed = self.computed[1][tile.number] if full else None
-            if tile.number in checked or (full and computed != above):
-                self._check_leaves(tile, edges[0] if not full else None, above)
-            else:
-                self.report.files += 1
-                self.report.octets += tile.width * 32
-
-    def _judge(self, tile: Tile, computed: list[bytes], above: bytes | None) -> list[bytes] | None:
-        """The true hashes of a full tile, whose root is `above`; reports a wrong file."""
-        stored = self._stored(tile)
-        if len(computed) == WIDTH and (above is None or _fold(computed) == above):
-            self._compare(tile, computed)
-            return computed
-        if stored is not None and above is not None and _fold(stored) == above:
-            self.report.files += 1
-            self.report.octets += WIDTH * 32
-            return stored
-        entry = tile.number * WIDTH << 8 * tile.level
-        what = "does not hash to the tile above it, and neither do the entries"
-        if stored is None:
-            what = "is missing or has a wrong length, and the entries do not replace it"
-        self._problem(tile, what, entry=entry, expected=above.hex() if above else None)
-        return None
-
-    def _check_leaves(self, tile: Tile, edge: list[bytes] | None, above: bytes | None) -> None:
-        """Names what is wrong where a bundle and its hashes disagree."""
-        bundle = Tile(ENTRIES, tile.number, tile.width)
-        error = self.broken.get(bundle)
-        records = []
-        try:
-            for offset, entry in bundle_records(self.reader.read(bundle), bundle):
-                records.append((offset, leaf_hash(entry)))
-        except TileError as again:
-            error = again
-        if edge is not None:
-            self._compare(tile, edge)
-        hashes = edge or self._judge(tile, [leaf for _, leaf in records], above) or []
-        first = tile.number * WIDTH
-        for index, ((offset, leaf), true) in enumerate(zip(records, hashes, strict=False), first):
-            if leaf != true:
-                what = "not the entry that was logged"
-                self._problem(bundle, what, offset, index, f"leaf hash {true.hex()}", leaf.hex())
-                if error is not None:
-                    return  # a length is wrong: all that follows is out of step
-        if error is not None:
-            self._problem(bundle, error.what, error.offset, error.index or first)
-
-    def _compare(self, tile: Tile, hashes: list[bytes]) -> None:
-        """Compares a tile's file with its true hashes."""
-        expected = b"".join(hashes)
-        try:
-            found = self.reader.read(tile)
-        except TileError as error:
-            self._problem(tile, error.what, entry=tile.number * WIDTH << 8 * tile.level)
-            return
-        self.report.files += 1
-        self.report.octets += len(found)
-        self._compare_bytes(tile, expected, found)
-
-    def _compare_bytes(self, tile: Tile, expected: bytes, found: bytes) -> None:
-        if found == expected:
-            return
-        pairs = zip(expected, found, strict=False)
-        differs = (at for at, (a, b) in enumerate(pairs) if a != b)
-        offset = next(differs, min(len(expected), len(found)))
-        start = offset - offset % 32
-        self._problem(
-            tile,
-            "wrong length" if len(found) != len(expected) else "wrong hash",
-            offset=offset,
-            entry=tile.number * WIDTH + offset // 32 << 8 * max(tile.level, 0),
-            expected=expected[start : start + 32].hex() or "end of file",
-            found=found[start : start + 32].hex() or "end of file",
-        )
-
-    # -- files that nothing above asked for
-
-    def _check_other_files(self) -> None:
-        newer = 0
-        for name in sorted(_walk(self.folder)):
-            path = self.folder / name
-            if name in (layout.CHECKPOINT, layout.VKEY, layout.TEMPORARY):
-                continue
-            tile = parse_path(name)
-            if path.is_symlink() or tile is None:
-                if os.path.lexists(path):
-                    self._add(Problem(name, "does not belong into a published log"))
-                continue
-            held = (self.size >> 8 * max(tile.level, 0)) - tile.number * WIDTH
-            if tile.width > held:
-                newer += 1
-            elif tile.width < min(held, WIDTH):
-                self._check_old_partial(tile, min(held, WIDTH))
-        if newer:
-            self.report.notes.append(
-                f"{newer} files are newer than the checkpoint and were not checked"
-            )
-
-    def _check_old_partial(self, tile: Tile, width: int) -> None:
-        """A partial tile of an earlier checkpoint is a prefix of the present one."""
-        present = Tile(tile.level, tile.number, width)
-        if present.path in self.damaged:
-            return
-        try:
-            whole = self.reader.read(present)
-            found = (self.folder / tile.path).read_bytes()
-        except (TileError, FileNotFoundError):
-            return  # reported above; or collected meanwhile
+            kept.append((str(path), open_checkpoint(read_file(path), key, str(path))))
         except OSError as error:
-            self._problem(tile, error.strerror or str(error))
-            return
-        self.report.files += 1
-        self.report.octets += len(found)
-        if tile.level != ENTRIES:
-            self._compare_bytes(tile, whole[: tile.width * 32], found)
-        elif found != bundle_prefix(whole, tile.width):
-            self._problem(tile, "not a prefix of the later bundle", entry=tile.number * WIDTH)
-
-    def _problem(
-        self,
-        tile: Tile,
-        what: str,
-        offset: int | None = None,
-        entry: int | None = None,
-        expected: str | None = None,
-        found: str | None = None,
-    ) -> None:
-        self.damaged.add(tile.path)
-        self._add(Problem(tile.path, what, offset, entry, expected, found))
-
-    def _add(self, problem: Problem) -> None:
-        _add(self.report, problem)
+            if path in given:
+                report.add(Problem(str(path), error.strerror or str(error)))
+        except VerificationError as error:
+            report.add(_problem_of(error, str(path)))
+    return kept
 
 
-def _walk(folder: Path) -> Iterable[str]:
-    """Relative names of all files below `folder`, links not followed."""
-    for parent, folders, files in os.walk(folder):
-        base = os.path.relpath(parent, folder)
-        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        for name in files + links:
-            yield os.path.normpath(os.path.join(base, name))
+def _caught_up(folder: Path, key: VerifierKey, checkpoint: Checkpoint, size: int) -> Checkpoint:
+    """The published checkpoint once it has `size` entries, or the last one that was seen: a
+    log that is being written keeps its copy a moment before it publishes."""
+    until = time.monotonic() + _CATCH_UP_SECONDS
+    while checkpoint.size < size and time.monotonic() < until:
+        time.sleep(0.05)
+        try:
+            note = read_file(folder / layout.CHECKPOINT)
+            checkpoint = open_checkpoint(note, key, layout.CHECKPOINT)
+        except (OSError, VerificationError):
+            break
+    return checkpoint

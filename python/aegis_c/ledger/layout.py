@@ -106,6 +106,13 @@ def published_folders(path: Path) -> list[Path]:
     )
 
 
+def checkpoint_copy(folder: Path) -> Path:
+    """Where a ledger keeps the copy of the last checkpoint that it signed for `folder`."""
+    if folder.parent.name == "ledger":
+        return folder.parent.parent / "private" / folder.name / CHECKPOINT
+    return folder.with_name(f"{folder.name}.private") / CHECKPOINT
+
+
 def _is_published(path: Path) -> bool:
     names = (CHECKPOINT, VKEY, TILES)
     return path.is_dir() and any(os.path.lexists(path / name) for name in names)

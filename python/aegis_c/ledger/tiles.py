@@ -7,7 +7,9 @@ copy of it, needs no key and no lock to answer for itself.
 from __future__ import annotations
 
 import base64
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,9 @@ WIDTH = 256
 """Hashes in a full tile, entries in a full bundle."""
 ENTRIES = -1
 """Stands for the level of the entry bundles, whose numbers and widths are those of level 0."""
+
+MAX_FILE = WIDTH * (2 + 65_535)
+"""Octets of the largest file of a log: a full bundle of entries of the largest size."""
 
 _PATH = re.compile(
     r"tile/(entries|[0-9]|[1-5][0-9]|6[0-3])/((?:x[0-9]{3}/)*[0-9]{3})"
@@ -42,6 +47,18 @@ class TileError(Exception):
         self.index = index
         at = "" if offset is None else f" at offset {offset}"
         super().__init__(f"{path}{at}: {what}")
+
+
+def read_file(path: Path) -> bytes:
+    """The octets of a log's file. OSError for what is none: a folder, a pipe (which would be
+    waited for), a file that is too large."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(0, "is not a regular file", str(path))
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise OSError(0, f"has more than {MAX_FILE} octets", str(path))
+    return data
 
 
 @dataclass(frozen=True, order=True)
@@ -154,7 +171,7 @@ class TileReader:
     def read(self, tile: Tile) -> bytes:
         """The octets of a tile or bundle; a partial one may be taken from the full file."""
         try:
-            return (self.folder / tile.path).read_bytes()
+            return read_file(self.folder / tile.path)
         except FileNotFoundError:
             if tile.width == WIDTH:
                 raise TileError(tile.path, "is missing") from None
@@ -162,7 +179,7 @@ class TileReader:
             raise TileError(tile.path, error.strerror or str(error)) from None
         full = Tile(tile.level, tile.number)
         try:
-            data = (self.folder / full.path).read_bytes()
+            data = read_file(self.folder / full.path)
         except OSError:
             raise TileError(tile.path, "is missing") from None
         if tile.level == ENTRIES:
