@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -36,6 +37,8 @@ CAP_ESCAPED: Final = 384  # bytes that it may take in JSON
 _SOURCES_MAX: Final = 4096  # source addresses whose rejection rate is followed one by one
 _BURST: Final = 5.0  # seconds' worth of rejections that may come at once
 _LOG_EVERY: Final = 5.0  # seconds between two lines about entries that could not be recorded
+
+_VARIANT: Final = {digit: "89ab"[i % 4] for i, digit in enumerate("0123456789abcdef")}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -429,11 +432,28 @@ def _timing(call: Call) -> dict[str, int]:
     return {"total_us": total}
 
 
+_BATCH: Final = 256  # ids whose random digits are drawn at a time
+_digits: deque[str] = deque()  # 19 hex digits each: popleft() is one step, whatever thread asks
+os.register_at_fork(after_in_child=_digits.clear)
+_millisecond = (0, "")
+
+
 def uuid7() -> str:
     """A new UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 74 random bits."""
-    digits = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    global _millisecond
+    now = time.time_ns() // 1_000_000
+    known, head = _millisecond
+    if now != known:
+        digits = f"{now:012x}"
+        head = f"{digits[:8]}-{digits[8:]}-7"
+        _millisecond = (now, head)
+    try:
+        r = _digits.popleft()
+    except IndexError:
+        drawn = os.urandom(10 * _BATCH).hex()
+        _digits.extend(drawn[i : i + 19] for i in range(20, len(drawn), 20))
+        r = drawn[:19]
+    return f"{head}{r[:3]}-{_VARIANT[r[3]]}{r[4:7]}-{r[7:]}"
 
 
 _second = 0
