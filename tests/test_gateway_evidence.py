@@ -128,7 +128,7 @@ def test_no_input_makes_an_entry_larger_than_a_call_may_take(tmp_path: Path) -> 
 
 _EVERY = {"v", "kind", "id", "client_id", "client_id_sha256", "session", "session_sha256", "time"}
 _EVERY |= {"tenant", "key", "endpoint", "endpoint_sha256", "policy", "suppressed"}
-_ANSWER = {"model", "provider", "status", "timing"}
+_ANSWER = {"model", "provider", "status", "limits", "timing"}
 KINDS = {
     "call": _EVERY | _ANSWER | {"usage", "request", "response"},
     "intent": _EVERY | _ANSWER | {"request"},
@@ -174,6 +174,11 @@ def test_every_member_at_its_longest_fits_into_what_a_call_may_take(kind: str) -
         "status": "internal_error",
         "usage": dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 2**53 - 1),
         "policy": digest,
+        "limits": {
+            "limit": "tenant-requests-second",
+            **dict.fromkeys(("remaining", "retry_after_ms", "reserved_tokens"), most),
+            **dict.fromkeys(("used_tokens", "reserved_nano", "used_nano"), most),
+        },
         "timing": {"upstream_us": most, "total_us": most},
         "events": most,
         "reason": "r" * 64,

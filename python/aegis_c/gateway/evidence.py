@@ -325,7 +325,8 @@ class Evidence:
         if principal is not None:
             entry.tenant = principal.tenant
             entry.key = principal.key
-        entry.limits = call.limits
+        if kind != "analysis":
+            entry.limits = call.limits
         return entry
 
     def _submit(

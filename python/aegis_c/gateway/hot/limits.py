@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _KEY_MAX: Final = 256  # characters of a model's name that tell it from others here
 #: Output tokens that one answer is expected to have while nothing is known of its model.
 FIRST_GUESS: Final = 256
+_MOST: Final = 2**63 - 1  # units that an entry and the table can hold
 _PATIENCE: Final = 60.0  # seconds to wait, above which clients need not try by themselves
 _WHOSE: Final = {
     "key": "this API key",
@@ -153,16 +154,19 @@ class Held:
             return
         rules = self.rules
         prompt, output = used or (0, 0)
-        money = costs.price(self._prices, prompt, output) if self._prices is not None else 0
+        tokens = min(prompt + output, _MOST)
+        money = 0
+        if self._prices is not None:
+            money = min(costs.price(self._prices, prompt, output), _MOST)
         assert rules.plan is not None
-        rules.plan.settle(reservation, rules.costs(requests, prompt + output, money))
+        rules.plan.settle(reservation, rules.costs(requests, tokens, money))
         if rules.weighs:
-            self._record["used_tokens"] = prompt + output
+            self._record["used_tokens"] = tokens
             if self._prices is not None:
                 self._record["used_nano"] = money
             if whole and used is not None:
                 self._limits.expected.observe(self._model, output // self._answers)
-            self._limits.count(reserved=0, used=prompt + output)
+            self._limits.count(reserved=0, used=tokens)
 
     def record(self, decision: Decision, tokens: int, money: int) -> dict[str, Any]:
         """The ``limits`` member of the call's entries; settling adds to it."""
