@@ -33,6 +33,7 @@ from aegis_c.gateway.errors import (
 from aegis_c.gateway.evidence import Call
 from aegis_c.gateway.runtime import CHAT, Runtime
 from aegis_c.gateway.settings import Settings, load_settings
+from aegis_c.gateway.shards import Place
 
 __all__ = ["Gateway", "Runtime", "create_app"]
 
@@ -92,12 +93,13 @@ class Gateway(FastAPI):
         return super().openapi()
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, *, place: Place | None = None) -> FastAPI:
     """The gateway as an application; without ``settings`` they come from the environment.
 
-    Raises SettingsError. ``app.state.aegis`` is the Runtime.
+    ``place`` is for a supervisor of several workers. Raises SettingsError. ``app.state.aegis`` is
+    the Runtime.
     """
-    runtime = Runtime(settings if settings is not None else load_settings())
+    runtime = Runtime(settings if settings is not None else load_settings(), place)
     app = Gateway(
         title="Aegis-C",
         version=__version__,

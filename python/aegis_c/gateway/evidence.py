@@ -73,6 +73,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     suppressed: int | None = None
     size: int | None = None
     root: str | None = None
+    shards: dict[str, Any] | None = None
     analysis: dict[str, Any] | None = None
 
 
@@ -139,12 +140,14 @@ class Evidence:
     ) -> None:
         """``reserved()`` is the ring space, in bytes, that admitted calls may still need."""
         self._ledger = ledger
-        self._policy = policy
-        self._provider = provider
-        self.refuses = refuse_on_failure
         self._reserved = reserved
-        self._per_source = 1.0 / rejections_per_source
-        self._total = 1.0 / rejections_total
+        self.use(
+            policy=policy,
+            provider=provider,
+            refuse_on_failure=refuse_on_failure,
+            rejections_per_source=rejections_per_source,
+            rejections_total=rejections_total,
+        )
         self._sources: dict[str, float] = {}
         self._total_at = 0.0
         self._suppressed = 0
@@ -152,6 +155,27 @@ class Evidence:
         self.gaps = 0  # entries that could not be recorded
         self.suppressed_total = 0  # rejections counted instead of recorded
         self.submitted: dict[str, int] = {}  # entries by kind
+
+    def use(
+        self,
+        *,
+        policy: str,
+        provider: str,
+        refuse_on_failure: bool,
+        rejections_per_source: float,
+        rejections_total: float,
+    ) -> None:
+        """Entries from now on are made under these settings."""
+        self._policy = policy
+        self._provider = provider
+        self.refuses = refuse_on_failure
+        self._per_source = 1.0 / rejections_per_source
+        self._total = 1.0 / rejections_total
+
+    @property
+    def provider(self) -> str:
+        """The ``provider`` member of entries."""
+        return self._provider
 
     # -- the kinds ---------------------------------------------------------------------------
 
@@ -241,17 +265,24 @@ class Evidence:
         return self._submit(entry, None, None)
 
     def admin(
-        self, event: str, *, size: int | None = None, root: bytes | None = None
+        self,
+        event: str,
+        *,
+        size: int | None = None,
+        root: bytes | None = None,
+        shards: dict[str, Any] | None = None,
     ) -> int | None:
         """Something happened to the log itself; ``size`` and ``root`` are its tree then.
 
-        Raises AegisError when it cannot be recorded and ``refuses`` is set.
+        ``shards``: the set of shards from now on (event ``shards``). Raises AegisError when it
+        cannot be recorded and ``refuses`` is set.
         """
         entry = Entry(
             v=1, kind="admin", id=uuid7(), event=event, time=timestamp(), policy=self._policy
         )
         entry.size = size
         entry.root = None if root is None else base64.b64encode(root).decode()
+        entry.shards = shards
         return self._must(entry)
 
     # -- start and end -----------------------------------------------------------------------

@@ -183,15 +183,25 @@ class Held:
 class Limits:
     """The stage; built once, used from one event loop."""
 
-    def __init__(self, settings: Settings, tables: Tables, limits_for: LimitsFor) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tables: Tables,
+        limits_for: LimitsFor,
+        *,
+        before: Limits | None = None,
+    ) -> None:
+        """``before`` is what this one replaces: what it has learnt and counted goes on."""
         self.tables = tables
         self.calls = tables.calls
-        self.expected = costs.Expected()
         self.prices = costs.Prices(settings)
         self.reserve_all = settings.reserve == "max"
-        self.refused: dict[str, int] = {}  # calls by the limit that refused them
-        self.not_charged = 0  # calls that passed because the table was full
-        self.tokens = {"reserved": 0, "used": 0}
+        self.expected = costs.Expected() if before is None else before.expected
+        #: Calls by the limit that refused them.
+        self.refused: dict[str, int] = {} if before is None else before.refused
+        self.tokens = {"reserved": 0, "used": 0} if before is None else before.tokens
+        #: Calls that passed because the table was full.
+        self.not_charged = 0 if before is None else before.not_charged
         self._rules = RuleBook(tables.rates, settings, limits_for)
         self._allow_when_full = settings.when_full == "allow"
         self._max_output = settings.max_output

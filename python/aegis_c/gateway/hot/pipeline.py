@@ -42,10 +42,10 @@ Examine = Callable[[dict[str, Any]], tuple[str, bool]]
 class Refuser:
     """Turns a refusal into its entry, its reply and its count: the one place that does."""
 
-    def __init__(self, evidence: Evidence, metrics: Metrics, limits: Limits | None) -> None:
+    def __init__(self, evidence: Evidence, metrics: Metrics) -> None:
         self._evidence = evidence
         self._metrics = metrics
-        self._limits = limits
+        self.limits: Limits | None = None
 
     def record(self, call: Call, refusal: Refusal, body: bytes | None) -> int | None:
         """Count it and leave its entry; ``body`` is the reply, if there is to be one."""
@@ -66,8 +66,8 @@ class Refuser:
             (b"x-request-id", call.id.encode()),
             *refusal.headers,
         ]
-        if self._limits is not None:
-            headers += self._limits.headers(call)
+        if self.limits is not None:
+            headers += self.limits.headers(call)
         if call.entry is not None:
             headers.append((b"aegis-entry", call.entry))
         return headers

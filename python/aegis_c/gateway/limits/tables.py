@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -32,15 +33,17 @@ _CALL_SLOTS: Final = 4096
 class Tables:
     """The tables of one gateway, opened by each of its workers."""
 
-    def __init__(self, data: Path, *, directory: Path | None, slots: int, lasting: bool) -> None:
-        """``lasting``: some limit reaches beyond an hour. Raises LimitError or OSError."""
+    def __init__(self, data: Path, *, directory: Path | None, slots: int) -> None:
+        """Raises LimitError or OSError."""
         if directory is None:
             directory = Path(f"/dev/shm/aegis-{os.geteuid()}")
         name = hashlib.sha256(os.fsencode(os.path.realpath(data))).hexdigest()[:16]
         self._path = directory / f"{name}.limits"
         self._copy = data / "private" / COPY
-        self._lasting = lasting
-        restored = lasting and self._restore()
+        self._lasting = False
+        self._saving = threading.Lock()
+        self._copier: asyncio.Task[None] | None = None
+        restored = self._restore()
         try:
             self.rates = RateLimiter(self._path, slots=slots)
         except LimitError as error:
@@ -55,22 +58,36 @@ class Tables:
             directory / f"{name}.calls", slots=_CALL_SLOTS, workers=_WORKERS
         )
 
-    async def keep(self) -> None:
-        """Copy the table for as long as this runs. Workers take turns by the copy's age."""
-        while self._lasting:
+    def keep(self, lasting: bool) -> None:
+        """From now on, copy the table now and then, if some limit lasts an hour or more."""
+        self._lasting = lasting
+        if lasting and self._copier is None:
+            self._copier = asyncio.get_running_loop().create_task(self._copy_on())
+
+    async def close(self) -> None:
+        """The last copy. Whoever still holds a place or a reservation may give it back."""
+        if self._copier is not None:
+            self._copier.cancel()
+            self._copier = None
+        if self._lasting:
+            await asyncio.to_thread(self.save)
+
+    async def _copy_on(self) -> None:
+        """Workers take turns by the copy's age."""
+        while True:
             await asyncio.sleep(COPY_EVERY)
-            await asyncio.to_thread(self._save_when_due)
+            if self._lasting:
+                await asyncio.to_thread(self._save_when_due)
 
     def save(self) -> None:
         """Copy the table to the data directory, whole or not at all. Logs what fails."""
-        if not self._lasting:
-            return
         new = self._copy.with_suffix(f".{os.getpid()}.new")
         try:
-            with open(self._path, "rb") as table, open(new, "wb", opener=_private) as copy:
-                shutil.copyfileobj(table, copy, 1 << 20)
-                os.fsync(copy.fileno())
-            new.rename(self._copy)
+            with self._saving:
+                with open(self._path, "rb") as table, open(new, "wb", opener=_private) as copy:
+                    shutil.copyfileobj(table, copy, 1 << 20)
+                    os.fsync(copy.fileno())
+                new.rename(self._copy)
         except OSError as error:
             log.error("the table of limits could not be copied: %s", error)
             with suppress(OSError):
