@@ -196,12 +196,14 @@ class Limits:
         self.calls = tables.calls
         self.prices = costs.Prices(settings)
         self.reserve_all = settings.reserve == "max"
-        self.expected = costs.Expected() if before is None else before.expected
-        #: Calls by the limit that refused them.
-        self.refused: dict[str, int] = {} if before is None else before.refused
-        self.tokens = {"reserved": 0, "used": 0} if before is None else before.tokens
-        #: Calls that passed because the table was full.
-        self.not_charged = 0 if before is None else before.not_charged
+        self.expected = costs.Expected()
+        self.refused: dict[str, int] = {}  # calls by the limit that refused them
+        self.tokens: dict[str, int] = {"reserved": 0, "used": 0}
+        self.not_charged: int = 0  # calls that passed because the table was full
+        if before is not None:
+            self.expected, self.refused = before.expected, before.refused
+            self.tokens = before.tokens
+            self.not_charged = before.not_charged
         self._rules = RuleBook(tables.rates, settings, limits_for)
         self._allow_when_full = settings.when_full == "allow"
         self._max_output = settings.max_output
