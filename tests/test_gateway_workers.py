@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import upstream
 from aegis_c.gateway.process.acceptor import Board
 from aegis_c.ledger import verify
 from gateway_process import Process, entries, refused, serving
-from gateway_rig import ASK, KEY, KEYS, SCHEMA, Client, key, request, run, until
+from gateway_rig import ASK, AUDITOR, KEY, KEYS, SCHEMA, Client, Reply, key, request, run, until
 from upstream import Exchange, delta
 
 STREAM = {**ASK, "stream": True}
@@ -28,17 +29,49 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-async def calls(server: Process, clients: int) -> None:
-    """One call on each of so many connections that are open at the same time."""
+async def calls(server: Process, clients: int) -> list[str]:
+    """One call on each of so many connections that are open at the same time; the ids."""
 
-    async def one(ready: asyncio.Barrier) -> None:
+    async def one(ready: asyncio.Barrier) -> str:
         async with server.client() as client:
             await ready.wait()
             await client.write(request())
-            assert (await client.reply()).status == 200
+            reply = await client.reply()
+            assert reply.status == 200
+            await ready.wait()
+            return reply.headers["x-request-id"]
 
     ready = asyncio.Barrier(clients)
-    await asyncio.gather(*(one(ready) for _ in range(clients)))
+    return await asyncio.gather(*(one(ready) for _ in range(clients)))
+
+
+async def get(server: Process, path: str, secret: str) -> Reply:
+    async with server.client() as client:
+        await client.write(request(b"", method="GET", path=path, secret=secret))
+        return await client.reply()
+
+
+async def any_worker_answers_for_all(server: Process, ids: list[str]) -> None:
+    """Receipts of every call and the metrics of every worker, over any connection."""
+    for one in ids:
+        receipt = await get(server, f"/v1/receipts/{one}", KEY)
+        assert receipt.status == 200
+        assert one in receipt.body.decode()
+    foreign = await get(server, f"/v1/receipts/{ids[0]}", AUDITOR)
+    unknown = await get(server, f"/v1/receipts/{'0' * 36}", KEY)
+    assert (foreign.status, foreign.body) == (404, unknown.body)
+    for _ in range(3):
+        exposition = (await get(server, "/metrics", KEY)).body.decode()
+        made: dict[str, float] = {}
+        for family in text_string_to_metric_families(exposition):
+            for sample in family.samples:
+                assert "worker" in sample.labels, sample
+                if sample.name == "aegis_entries_total" and sample.labels["kind"] == "call":
+                    made[sample.labels["worker"]] = sample.value
+                if sample.name == "aegis_worker_up":
+                    assert sample.value == 1
+        assert set(made) == {"0", "1", "2"}
+        assert sum(made.values()) == len(ids)
 
 
 async def stays_open(exchange: Exchange) -> None:
@@ -59,7 +92,7 @@ def test_each_worker_writes_a_shard_and_fewer_workers_lose_nothing(tmp_path: Pat
     async def main() -> None:
         async with upstream.running() as up:
             async with serving(tmp_path, up.url, AEGIS_WORKERS=3) as server:
-                await calls(server, 12)
+                await any_worker_answers_for_all(server, await calls(server, 12))
                 assert await server.end() == 0
             shards = {name: await entries(tmp_path, name) for name in ("w0", "w1", "w2")}
             spread = [len(kinds(found, "call")) for found in shards.values()]

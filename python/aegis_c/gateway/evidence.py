@@ -92,6 +92,7 @@ class Call:
         "model",
         "owed",
         "principal",
+        "provider",
         "recorded",
         "request",
         "session",
@@ -109,6 +110,7 @@ class Call:
         self.session: bytes | None = None
         self.principal: Principal | None = None
         self.model: str | None = None
+        self.provider: str | None = None  # the target that was asked last
         self.request: Commitment | bytes | None = None  # the body, once it has been read
         self.admitted = False  # from here on there is room for its entries
         self.owed = 0  # entries it may still make
@@ -132,7 +134,6 @@ class Evidence:
         ledger: AsyncLedger,
         *,
         policy: str,
-        provider: str,
         refuse_on_failure: bool,
         rejections_per_source: float,
         rejections_total: float,
@@ -143,7 +144,6 @@ class Evidence:
         self._reserved = reserved
         self.use(
             policy=policy,
-            provider=provider,
             refuse_on_failure=refuse_on_failure,
             rejections_per_source=rejections_per_source,
             rejections_total=rejections_total,
@@ -160,22 +160,15 @@ class Evidence:
         self,
         *,
         policy: str,
-        provider: str,
         refuse_on_failure: bool,
         rejections_per_source: float,
         rejections_total: float,
     ) -> None:
         """Entries from now on are made under these settings."""
         self._policy = policy
-        self._provider = provider
         self.refuses = refuse_on_failure
         self._per_source = 1.0 / rejections_per_source
         self._total = 1.0 / rejections_total
-
-    @property
-    def provider(self) -> str:
-        """The ``provider`` member of entries."""
-        return self._provider
 
     # -- the kinds ---------------------------------------------------------------------------
 
@@ -192,7 +185,7 @@ class Evidence:
         entry = self._entry("call", call)
         entry.status = status
         entry.usage = usage
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
         return self._submit(entry, call.request, response)
@@ -201,7 +194,7 @@ class Evidence:
         """A stream is about to begin, or (in write-ahead mode, no ``status`` yet) any call."""
         entry = self._entry("intent", call)
         entry.status = status
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, None)
         return self._submit(entry, call.request, None)
@@ -225,7 +218,7 @@ class Evidence:
         entry.status = status
         entry.usage = usage
         entry.events = events
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
         return self._submit(entry, None, response)
@@ -248,8 +241,7 @@ class Evidence:
         entry.reason = reason
         entry.stage = stage
         entry.timing = _timing(call)
-        if call.admitted:
-            entry.provider = self._provider
+        entry.provider = call.provider
         _set_model(entry, call.model, None)
         request = call.request if call.intent is None else None
         index = self._submit(entry, request, response)

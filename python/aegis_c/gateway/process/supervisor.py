@@ -27,6 +27,7 @@ from typing import Any, Final
 from aegis_c import AegisError
 from aegis_c.gateway.process import systemd
 from aegis_c.gateway.process.acceptor import Board
+from aegis_c.gateway.process.siblings import Siblings, Sockets
 from aegis_c.gateway.process.worker import (
     DONE,
     UNUSABLE,
@@ -94,6 +95,7 @@ class Supervisor:
         try:
             directory.create()
             lock = directory.lock()
+            self._sockets = Sockets(directory.private, self._settings.workers)
         except (LayoutError, OSError) as error:
             return fail(f"cannot start: {error}")
         wake, self._wake_write = socket.socketpair()
@@ -108,11 +110,13 @@ class Supervisor:
         try:
             found = _in_a_child(lambda: asyncio.run(close_others(self._settings)))
         except CannotStart as error:
+            self._sockets.remove()
             return fail(f"cannot start: {error}")
         self._changed = found
         try:
             return self._watch(wake)
         finally:
+            self._sockets.remove()
             os.close(lock)
 
     # -- the loop ----------------------------------------------------------------------------
@@ -219,7 +223,18 @@ class Supervisor:
         os.environ.pop("NOTIFY_SOCKET", None)
         changed = self._changed if child.number == 0 else None
         place = Place(child.number, self._settings.workers, changed)
-        worker = Worker(self._settings, self._listener, place=place, board=self._board)
+        own = self._sockets.listeners[child.number]
+        for private in self._sockets.listeners:
+            if private is not own:
+                private.close()
+        worker = Worker(
+            self._settings,
+            self._listener,
+            place=place,
+            board=self._board,
+            private=own,
+            siblings=Siblings(child.number, self._sockets.paths),
+        )
         with signals_end(worker, signal.SIGTERM), new_loop() as runner:
             runner.run(_serve(worker, theirs))
 

@@ -24,6 +24,7 @@ from aegis_c import AegisError
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.process.acceptor import Acceptor, Board
 from aegis_c.gateway.process.listener import BACKLOG
+from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.runtime import Runtime
 from aegis_c.gateway.settings import Settings, SettingsError
 from aegis_c.gateway.shards import Place
@@ -60,13 +61,15 @@ def server_config(app: ASGIApp, shutdown_deadline: float) -> uvicorn.Config:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, of a server that counts its connections and ends them in order."""
+    """Mixed into the server's protocol: counts connections, and ends them in order."""
 
     owner: Server
+    counted = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.owner.acceptor.closed()
+        if self.counted:
+            self.owner.acceptor.closed()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -86,14 +89,18 @@ class Server(uvicorn.Server):
         listener: socket.socket,
         board: Board | None = None,
         number: int = 0,
+        private: socket.socket | None = None,
     ) -> None:
         config = server_config(app, settings.shutdown_deadline)
-        config.http = type("Protocol", (_Protocol,), {"owner": self})
+        base = HttpToolsProtocol if isinstance(config.http, str) else config.http
+        bases = (_Protocol,) if base is HttpToolsProtocol else (_Protocol, base)
+        config.http = type("Protocol", bases, {"owner": self})
         super().__init__(config)
         self.draining = False
         self._listener = listener
         self._board = board
         self._number = number
+        self._private = private  # where only other workers ask
         self.use(settings)
 
     def use(self, settings: Settings) -> None:
@@ -107,7 +114,7 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=[])
+        await super().startup(sockets=[] if self._private is None else [self._private])
         config, state = self.config, self.server_state
         loop = asyncio.get_running_loop()
 
@@ -115,6 +122,7 @@ class Server(uvicorn.Server):
             made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
                 config=config, server_state=state, app_state=self.lifespan.state, _loop=loop
             )
+            made.counted = True  # type: ignore[attr-defined]
             return made
 
         self.acceptor = Acceptor(self._listener, protocol, self._board, self._number)
@@ -153,12 +161,14 @@ class Worker:
         *,
         place: Place | None = None,
         board: Board | None = None,
+        private: socket.socket | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self.settings = settings
-        self.app = create_app(settings, place=place)
+        self.app = create_app(settings, place=place, siblings=siblings)
         self.runtime: Runtime = self.app.state.aegis
         self.number = place.number if place is not None else 0
-        self.server = Server(self.app, settings, listener, board, self.number)
+        self.server = Server(self.app, settings, listener, board, self.number, private)
         self._cores = _cores(self.number) if place is not None else None
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
