@@ -296,7 +296,7 @@ class Evidence:
             await self._ledger.integrated(size - 1)
             self.admin("restart", size=size, root=native.root(size))
         abandoned = 0
-        for index in self._ledger.index.open_intents():
+        for index in native.open_intents():
             await self._ledger.integrated(index)
             intent = json.loads(self._ledger.native.entry(index))
             entry = Entry(
@@ -377,7 +377,7 @@ class Evidence:
         suppressed = self._suppressed
         if suppressed:
             entry.suppressed = suppressed
-        index = self._ledger.submit(_encode(entry), request, response, request_id=entry.id)
+        index = self._ledger.submit(_encode(entry), request, response)
         self._suppressed -= suppressed
         self.submitted[entry.kind] = self.submitted.get(entry.kind, 0) + 1
         return index

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import (
+    BeforeValidator,
     Field,
-    IPvAnyNetwork,
     ValidationError,
     field_validator,
     model_validator,
@@ -68,6 +68,21 @@ class _Misfit(ValueError):
 
 class SettingsError(Exception):
     """The settings cannot be used; the text says which key, why, and what is expected."""
+
+
+def _proxy(value: object) -> object:
+    """A network, or the word for the Unix socket; one message for both."""
+    if value == "unix" or not isinstance(value, str):
+        return value
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected a network or 'unix'") from None
+
+
+Proxy = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"], BeforeValidator(_proxy)
+]
 
 
 class ApiKey(Table):
@@ -243,7 +258,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     evidence: EvidenceSettings = EvidenceSettings()
     ledger: LedgerSettings = LedgerSettings()
-    trusted_proxies: tuple[IPvAnyNetwork | Literal["unix"], ...] = Field(
+    trusted_proxies: tuple[Proxy, ...] = Field(
         default=(),
         description="Networks of proxies whose word on the caller's address counts; "
         "'unix': whoever reaches the Unix socket.",
