@@ -28,7 +28,7 @@ from benchmarks.gateway.harness import Bench, Target, post
 
 MIB = 2**20
 #: Bytes of memory an entry takes for as long as the gateway runs: its place in the ledger's index.
-ENTRY_BYTES = 300
+ENTRY_BYTES = 200
 #: MiB that a process may grow by for reasons of its own (allocator, caches) once it is warm.
 SLACK_MIB = 12.0
 

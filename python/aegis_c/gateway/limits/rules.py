@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: What a limit counts by, in the order of the names that a call is known by.
 SCOPES: Final = ("key", "tenant", "model", "ip", "total")
+KINDS: Final = ("requests", "tokens", "budget")
 MODEL: Final = SCOPES.index("model")
 Names = tuple[str, str, str, str, str]
 LimitsFor = Callable[["Principal | None"], Mapping[str, LimitSet]]
@@ -58,6 +59,7 @@ class Rules:
     """The limits of one caller and model, compiled."""
 
     __slots__ = (
+        "_kinds",
         "budgets",
         "by_name",
         "caps",
@@ -66,7 +68,6 @@ class Rules:
         "places",
         "plan",
         "policy",
-        "units",
         "weighs",
     )
 
@@ -78,7 +79,7 @@ class Rules:
             limits = sets.get(scope)
             if limits is None:
                 continue
-            for kind in ("requests", "tokens", "budget"):
+            for kind in KINDS:
                 for one in getattr(limits, kind):
                     rate, seconds, burst = one.bucket()
                     name = f"{scope}-{kind}-{one.per}"
@@ -93,19 +94,20 @@ class Rules:
         self.by_name = {part.name: part for part in parts}
         #: For each part, where its key stands among a call's names, and its kind.
         self.places = tuple(SCOPES.index(part.scope) for part in parts)
-        self.units = tuple(part.kind for part in parts)
-        self.weighs = any(kind != "requests" for kind in self.units)
-        self.budgets = "budget" in self.units
+        self._kinds = tuple(KINDS.index(part.kind) for part in parts)
+        kinds = {part.kind for part in parts}
+        self.weighs = not kinds <= {"requests"}
+        self.budgets = "budget" in kinds
         self.policy = fields.policy(self.parts, self.caps)
         self.kinds = tuple(
             (
                 f"x-ratelimit-limit-{kind}".encode(),
                 f"x-ratelimit-remaining-{kind}".encode(),
                 f"x-ratelimit-reset-{kind}".encode(),
-                tuple(i for i, unit in enumerate(self.units) if unit == kind),
+                tuple(i for i, part in enumerate(parts) if part.kind == kind),
             )
             for kind in ("requests", "tokens")
-            if kind in self.units
+            if kind in kinds
         )
 
     def keys(self, names: Names) -> tuple[str, ...]:
@@ -114,8 +116,8 @@ class Rules:
 
     def costs(self, requests: int, tokens: int, money: int) -> tuple[int, ...]:
         """The units of each part."""
-        units = {"requests": requests, "tokens": tokens, "budget": money}
-        return tuple([units[unit] for unit in self.units])
+        units = requests, tokens, money
+        return tuple([units[i] for i in self._kinds])
 
 
 class RuleBook:
