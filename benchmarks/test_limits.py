@@ -121,8 +121,7 @@ def make(rival: str) -> Acquire:
     return factory()
 
 
-def random_keys(count: int, calls: int) -> list[str]:
-    rng = random.Random(7)
+def random_keys(count: int, calls: int, rng: random.Random) -> list[str]:
     return [f"user-{rng.randrange(count):035d}" for _ in range(calls)]
 
 
@@ -145,7 +144,8 @@ def test_acquire(benchmark: Any, rival: str, keys: str) -> None:
     for i in range(count):
         acquire(f"user-{i:035d}")
     batch = 2000
-    calls = iter([random_keys(count, batch) for _ in range(60)])
+    rng = random.Random(7)
+    calls = iter([random_keys(count, batch, rng) for _ in range(60)])
     benchmark.group = f"acquire, {keys}, fresh: time of {batch} calls"
     benchmark.pedantic(call_all, setup=lambda: ((acquire, next(calls)), {}), rounds=60)
     if benchmark.stats is not None:
@@ -171,7 +171,8 @@ def test_acquire_with_old_keys(benchmark: Any, rival: str) -> None:
 @pytest.mark.parametrize("rival", [r for r in RIVALS if r != "len"])
 def test_threads(benchmark: Any, rival: str, threads: int) -> None:
     acquire, calls = make(rival), 160_000 if rival in ("aegis", "dict and lock") else 16_000
-    parts = [random_keys(1000, calls // threads) for _ in range(threads)]
+    rng = random.Random(7)
+    parts = [random_keys(1000, calls // threads, rng) for _ in range(threads)]
 
     def run() -> None:
         started = [threading.Thread(target=call_all, args=(acquire, part)) for part in parts]

@@ -41,7 +41,9 @@ class Source:
 
     def _vouched(self, scope: Scope, peer: str) -> str:
         texts = [
-            value.decode("latin-1") for name, value in scope["headers"] if name == self._header
+            value.decode("latin-1")
+            for name, value in scope.get("headers", ())
+            if name == self._header
         ]
         nearest = peer
         for text in reversed(self._read(",".join(texts))):
