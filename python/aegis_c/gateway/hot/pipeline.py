@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aegis_c.gateway.hot.limits import Limits
     from aegis_c.gateway.hot.recording import Background
     from aegis_c.gateway.hot.source import Source
+    from aegis_c.gateway.logs import CallLog
     from aegis_c.gateway.metrics import Metrics
 
 log = logging.getLogger("aegis_c.gateway.pipeline")
@@ -98,7 +99,9 @@ class Governed:
         forwarder: Forwarder,
         refuser: Refuser,
         metrics: Metrics,
+        calls: CallLog | None = None,
     ) -> None:
+        self._calls = calls
         self._endpoint = endpoint
         self._source = source
         self._guard = guard
@@ -166,7 +169,10 @@ class Governed:
                 call.held.release()
             if call.admitted:
                 self._admission.leave(call.owed)
-            self._metrics.answered(self._endpoint, status, time.perf_counter_ns() - call.started)
+            took = time.perf_counter_ns() - call.started
+            self._metrics.answered(self._endpoint, status, took, call.upstream_ns)
+            if self._calls is not None:
+                self._calls.write(call, status)
 
     def _judge(self, call: Call, document: dict[str, Any]) -> None:
         """Ask the firewall; the caller never learns which rule refused, the log does."""
