@@ -229,13 +229,16 @@ class Bench:
         model: str = "mock-1",
         stream: bool = False,
         path: str = CHAT,
+        ramp: float = 0.0,
     ) -> dict[str, Any]:
         """Run the load generator against ``target``; adds what the target spent meanwhile.
+
+        The first requests are sent at once, or evenly over ``ramp`` seconds.
 
         Raises RuntimeError when a single reply was wrong, or a governed one left no entry.
         """
         command = [str(self.program), "load", str(target.port), str(connections)]
-        command += [str(seconds), str(requests)]
+        command += [str(seconds), str(requests), str(ramp)]
         before = target.recorded() if target.governed else {}
         cpu, loop = target.process.cpu_seconds(), target.process.main_thread_seconds()
         with pinned(self.other):
