@@ -215,7 +215,7 @@ class Bench:
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every entry in the log of the governed server, which has ended."""
-        shard = DataDir(self.folder / "data").shard("w0")
+        shard = DataDir(self.folder / "governed").shard("w0")
         with Ledger(shard.published, private=shard.private) as ledger:
             for index in range(len(ledger)):
                 yield json.loads(ledger.entry(index))
