@@ -1,8 +1,9 @@
 """Where the time of one call goes: a stamp at the end of each phase.
 
-Phases follow each other and do not overlap, so they add up. `queue` is the way to a free upstream
-connection until the request is written on it, `first_byte` from there to the reply's head,
-`upstream` from the head to the end of the reply or stream, its hand-over to the caller included.
+Phases follow each other and do not overlap, so they add up. `queue` is the wait for admission and
+for a free upstream connection, until the request is written on it; `first_byte` from there to the
+reply's head; `upstream` from the head to the end of the reply or stream, its hand-over to the
+caller included.
 """
 
 from __future__ import annotations
