@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from aegis_c import AegisError, __version__
-from aegis_c.ledger import layout, verify, wal_tools
+from aegis_c.ledger import advice, layout, verify, wal_tools
 
 if TYPE_CHECKING:
     from aegis_c.ledger.rebuild import Progress
@@ -64,9 +64,9 @@ def main() -> None:
     try:
         app()
     except verify.FormatError as error:
-        _fail(error, UNUSABLE)
+        _fail(advice.advise(error), UNUSABLE)
     except verify.VerificationError as error:
-        _fail(error, FAILED)
+        _fail(advice.advise(error), FAILED)
     except (layout.LayoutError, AegisError, OSError) as error:
         _fail(error, UNUSABLE)
     except KeyboardInterrupt:
@@ -182,12 +182,19 @@ def verify_command(
         print(f"  signed     tree of {head.size} entries, root {head.root.hex()}")
     for role, size in result.bodies.items():
         print(f"verified: the {role} is the one that was logged, all {size} bytes")
-    if not result.settled:
+    if not _is_settled(result):
         print("note: a stream was begun and this receipt does not say how it ended")
 
 
 def _read_input(path: str, what: str) -> bytes:
     return sys.stdin.buffer.read() if path == "-" else verify.read_file(path, what)
+
+
+def _is_settled(result: verify.Verified) -> bool:
+    """False when a stream was begun and the receipt does not say how it ended."""
+    settled = {one.entry.get("of") for one in result.entries if one.entry["kind"] == "settle"}
+    intents = {one.index for one in result.entries if one.entry["kind"] == "intent"}
+    return intents <= settled
 
 
 def _verified_json(result: verify.Verified) -> dict[str, Any]:
@@ -205,7 +212,7 @@ def _verified_json(result: verify.Verified) -> dict[str, Any]:
             for one in result.entries
         ],
         "bodies": result.bodies,
-        "settled": result.settled,
+        "settled": _is_settled(result),
     }
 
 
@@ -314,11 +321,10 @@ def _tiles(read: Callable[[], Any]) -> Any:
     try:
         return read()
     except TileError as error:
-        raise verify.VerificationError(
-            error.what,
-            error.path if error.offset is None else f"{error.path}, offset {error.offset}",
-            advice="run `aegis-c ledger fsck` on this log",
-        ) from None
+        where = error.path if error.offset is None else f"{error.path}, offset {error.offset}"
+        damaged = verify.VerificationError(error.what, where)
+        damaged.advice = "run `aegis-c ledger fsck` on this log"
+        raise damaged from None
 
 
 @ledger_app.command()
