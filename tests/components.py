@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import pytest
 
-NOT_RUN: list[str] = []
+NOT_RUN = "NOT RUN: "
 
 
 def require(what: str, missing: Callable[[], str | None], packages: str) -> None:
@@ -36,9 +36,16 @@ def leave_out(what: str, how: str, reason: str) -> NoReturn:
     line = f"{what} ({how})"
     if in_ci():
         pytest.fail(f"CI=true, but this machine lacks: {line}\n{reason}", pytrace=False)
-    if line not in NOT_RUN:
-        NOT_RUN.append(line)
-    pytest.skip(f"{line}: {(reason.strip().splitlines() or ['no reason given'])[-1]}")
+    why = (reason.strip().splitlines() or ["no reason given"])[-1]
+    pytest.skip(f"{NOT_RUN}{line}\n{why}")
+
+
+def left_out(report: pytest.TestReport) -> str | None:
+    """The NOT RUN line of a test that leave_out() skipped, maybe in another process."""
+    if not report.skipped or not isinstance(report.longrepr, tuple):
+        return None
+    said = report.longrepr[2].removeprefix("Skipped: ").splitlines()
+    return said[0] if said and said[0].startswith(NOT_RUN) else None
 
 
 def in_ci() -> bool:

@@ -56,7 +56,16 @@ def free_port() -> Callable[[], int]:
     return pick
 
 
+_not_run: dict[str, None] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    line = components.left_out(report)
+    if line is not None:
+        _not_run[line] = None
+
+
 def pytest_unconfigure() -> None:
     """Last lines of the run: what an absent component left out."""
-    for line in components.NOT_RUN:
-        print(f"NOT RUN: {line}")
+    for line in _not_run:
+        print(line)

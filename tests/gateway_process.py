@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from aegis_c.ledger import AsyncLedger
 from gateway_rig import KEYS, Client
@@ -52,19 +52,29 @@ class Process:
 def environment(data: Path, url: str | None, **variables: Any) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("AEGIS_")}
     clean |= {"AEGIS_DATA": str(data), "AEGIS_PORT": "0", "AEGIS_KEYS": json.dumps(KEYS)}
+    clean["AEGIS_DRAIN_GRACE"] = "0"
     if url is not None:
         clean["AEGIS_UPSTREAM__URL"] = url
-    return clean | {name: str(value) for name, value in variables.items()}
+    clean |= {name: str(value) for name, value in variables.items() if value is not None}
+    return {
+        name: value
+        for name, value in clean.items()
+        if name not in variables or variables[name] is not None
+    }
 
 
 @asynccontextmanager
-async def serving(data: Path, url: str | None, **variables: Any) -> AsyncIterator[Process]:
+async def serving(
+    data: Path, url: str | None, log: IO[bytes] | None = None, **variables: Any
+) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         RUN,
         env=environment(data, url, **variables),
         stdout=asyncio.subprocess.PIPE,
+        stderr=None if log is None else log,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
@@ -75,7 +85,7 @@ async def serving(data: Path, url: str | None, **variables: Any) -> AsyncIterato
         yield Process(process, address)
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
 
@@ -94,7 +104,7 @@ async def refused(data: Path, **variables: Any) -> tuple[int, str]:
     return process.returncode, error.decode()
 
 
-async def entries(data: Path) -> list[dict[str, Any]]:
-    """The entries of a ledger that no process has open."""
-    async with AsyncLedger(data / "ledger" / "w0", private=data / "private" / "w0") as ledger:
+async def entries(data: Path, shard: str = "w0") -> list[dict[str, Any]]:
+    """The entries of a shard that no process has open."""
+    async with AsyncLedger(data / "ledger" / shard, private=data / "private" / shard) as ledger:
         return [json.loads(ledger.native.entry(i)) for i in range(len(ledger.native))]

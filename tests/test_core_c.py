@@ -26,8 +26,10 @@ def test_every_c_file_compiles_and_links(flavour: str) -> None:
     assert "\n\n".join(built(flavour).errors.values()) == ""
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-@pytest.mark.parametrize("program", [source.stem for source in build.sources()])
+@pytest.mark.parametrize(
+    ("program", "flavour"),
+    [(source.stem, flavour) for flavour in FLAVOURS for source in build.sources(flavour)],
+)
 def test_c(program: str, flavour: str) -> None:
     programs, errors = built(flavour)
     if program not in programs:
@@ -39,6 +41,14 @@ def test_c(program: str, flavour: str) -> None:
         failure = str(error)
     if failure is not None:
         pytest.fail(failure, pytrace=False)
+
+
+def test_a_program_without_threads_can_start_none() -> None:
+    single = {s.stem for s in build.sources("asan")} - {s.stem for s in build.sources("tsan")}
+    assert len(single) > 5
+    programs = built("asan").programs
+    for name in single & programs.keys():
+        assert "pthread_create" not in build.run(["nm", "--undefined-only", str(programs[name])])
 
 
 BROKEN_C = """

@@ -452,28 +452,33 @@ def test_dev_sets_up_once_and_redoes_what_changed(tmp_path: Path) -> None:
 # ---- what the tests themselves rest on ---------------------------------------------------------
 
 
-def run_tests(folder: Path, text: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run_tests(
+    folder: Path, text: str, *options: str, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Runs one small test file under the conftest of this project."""
     for name in ("conftest.py", "components.py"):
         shutil.copy(ROOT / "tests" / name, folder)
     (folder / "test_it.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     env = os.environ | {"AEGIS_NO_APT": "1"} | env
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
-def test_an_absent_component_is_named_at_the_end_and_fails_in_ci(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_an_absent_component_is_named_at_the_end_and_fails_in_ci(
+    tmp_path: Path, processes: str
+) -> None:
     text = """
 from components import require
 def test_present(): require("a shell", lambda: None, "dash")
 def test_absent(): require("a unicorn", lambda: "no horn here", "unicorn-dev")
 """
-    done = run_tests(tmp_path, text, CI="")
+    done = run_tests(tmp_path, text, "-n", processes, CI="")
     assert done.returncode == 0, done.stdout
     assert "1 passed, 1 skipped" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert last == "NOT RUN: a unicorn (sudo apt-get install unicorn-dev)"
-    done = run_tests(tmp_path, text, CI="true")
+    done = run_tests(tmp_path, text, "-n", processes, CI="true")
     assert done.returncode == 1
     assert "1 failed, 1 passed" in done.stdout
     assert "a unicorn (sudo apt-get install unicorn-dev)\nno horn here" in done.stdout

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-import components
 from aegis_c import WalCorruption, WalError, WalFull, WalLocked, WalReader, WalWriter
 from wal_child import payload_of
 
@@ -274,13 +273,6 @@ def test_path_removed_while_running(log: Path) -> None:
         wal.sync(timeout=20)  # and goes on by itself when it can
 
 
-def test_wall_clock_does_not_matter(log: Path) -> None:
-    """The log never reads the wall clock: a library that lies about it changes nothing."""
-    sources = Path(__file__).parents[1] / "aegis_c" / "core" / "wal"
-    text = "".join(path.read_text() for path in sources.glob("*.[ch]"))
-    assert "CLOCK_REALTIME" not in text and "gettimeofday" not in text and "time(NULL" not in text
-
-
 # -- the end of a process
 
 
@@ -402,65 +394,7 @@ def test_kill_9_at_random_moments(log: Path, tmp_path: Path, rng: random.Random)
     assert checked > 100 and replays > 0
 
 
-# -- space
-
-
-def user_namespace_missing() -> str | None:
-    """Why a tmpfs cannot be mounted in a user namespace here; None when it can."""
-    if shutil.which("unshare") is None:
-        return "no unshare"
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
-               "mount -t tmpfs -o size=1m none /mnt"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    return None if done.returncode == 0 else done.stderr or "mount failed"
-
-
-def in_small_tmpfs(code: str, size: str) -> None:
-    components.require("tmpfs in a user namespace", user_namespace_missing, "util-linux mount")
-    script = f'mount -t tmpfs -o size={size} none /mnt && exec "$0" -c "$1"'
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script,
-               sys.executable, textwrap.dedent(code)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-def test_real_enospc_at_rotation_and_resume() -> None:
-    in_small_tmpfs("""
-        import os, aegis_c
-        open("/mnt/ballast", "wb").write(bytes(300_000))
-        wal = aegis_c.WalWriter("/mnt/wal", segment_bytes=1 << 18, ring_bytes=1 << 16)
-        assert any("tmpfs" in line for line in wal.stats()["recovery"])
-        try:
-            while True:
-                wal.append(b"x" * 4000)
-                wal.sync(timeout=1)
-        except (aegis_c.WalFull, TimeoutError):
-            pass
-        stats = wal.stats()
-        assert stats["no_space"] and not stats["poisoned"], stats
-        os.unlink("/mnt/ballast")
-        wal.sync(timeout=20)
-        last = wal.stats()["next_seq"] - 1
-        wal.close()
-        assert aegis_c.WalReader.verify("/mnt/wal")["last_seq"] == last
-    """, "1m")  # fmt: skip
-
-
-def test_little_shared_memory() -> None:
-    in_small_tmpfs("""
-        import aegis_c, tempfile
-        with tempfile.TemporaryDirectory() as folder:
-            with aegis_c.WalWriter(folder + "/wal", ring="/mnt/ring") as wal:
-                assert 256 << 10 <= wal.stats()["ring_capacity"] < 1 << 20, wal.stats()
-                assert any("instead of 16777216" in line for line in wal.stats()["recovery"])
-            open("/mnt/ballast", "wb").write(bytes(900_000))
-            try:
-                aegis_c.WalWriter(folder + "/wal", ring="/mnt/ring")
-            except aegis_c.WalError as error:
-                assert "ring=PATH" in error.advice, error
-            else:
-                raise AssertionError("no room, but no error")
-    """, "1m")  # fmt: skip
+# -- limits
 
 
 def test_file_size_limit_poisons_and_reopens(log: Path) -> None:

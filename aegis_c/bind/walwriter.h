@@ -17,8 +17,10 @@ struct walwriter_object {
     PyObject_HEAD
     PyObject *weakrefs;
     PyObject *at_exit; /* owned: registered with atexit; holds a weak reference only */
+    PyObject *path;    /* owned: bytes, for messages */
     struct agpy_lock lock;
     struct ag_wal *wal;       /* owned, under lock; NULL when closed */
+    bool left;                /* at exit the disk did not take everything: not again */
     bool closing;             /* under lock */
     atomic_bool mending;      /* a reopen runs; set under lock */
     atomic_int users;         /* threads inside a call without the lock */

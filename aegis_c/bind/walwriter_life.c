@@ -22,6 +22,8 @@ agpy_walwriter_raise_closed(struct walwriter_object *self)
 {
     struct ag_error err;
     (void)ag_fail(&err, AG_ECLOSED, "the log is closed");
+    ag_error_file(&err, PyBytes_AS_STRING(self->path), AG_NO_POSITION);
+    ag_error_advice(&err, "Make a new WalWriter of that directory to go on");
     return agpy_walwriter_raise(self, AG_ECLOSED, &err);
 }
 
@@ -36,6 +38,7 @@ agpy_walwriter_raise_forked(struct walwriter_object *self)
 {
     struct ag_error err;
     (void)ag_fail(&err, AG_EFORKED, "the log belongs to the parent process");
+    ag_error_file(&err, PyBytes_AS_STRING(self->path), AG_NO_POSITION);
     ag_error_advice(&err, "Open a log of its own in the child");
     return agpy_walwriter_raise(self, AG_EFORKED, &err);
 }
@@ -226,6 +229,7 @@ flush_at_exit(PyObject *weak, PyObject *ignored)
         if (close_handle(WALWRITER(object), EXIT_FLUSH_NS, &err) != AG_OK) {
             PySys_WriteStderr("aegis: closing the write-ahead log at exit: %s\n",
                               err.what);
+            WALWRITER(object)->left = WALWRITER(object)->wal != NULL;
         }
         Py_DECREF(object);
     }
@@ -340,6 +344,7 @@ agpy_walwriter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         goto exit;
     }
     self->state = state;
+    self->path = Py_NewRef(path);
     self->forks = agpy_fork_count();
     if (agpy_fork_watch() < 0 || agpy_lock_init(&self->lock) < 0) {
         Py_CLEAR(self);
@@ -394,7 +399,7 @@ agpy_walwriter_dealloc(PyObject *object)
     struct walwriter_object *self = WALWRITER(object);
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    if (self->wal != NULL) {
+    if (self->wal != NULL && !self->left) {
         PyObject *kind, *value, *traceback;
         struct ag_error err;
         PyErr_Fetch(&kind, &value, &traceback);
@@ -409,6 +414,7 @@ agpy_walwriter_dealloc(PyObject *object)
         PyObject_ClearWeakRefs(object);
     }
     agpy_lock_free(&self->lock);
+    Py_CLEAR(self->path);
     type->tp_free(object);
     Py_DECREF(type);
 }

@@ -92,26 +92,27 @@ def serve(
         str | None,
         typer.Option(metavar="URL", help="OpenAI-compatible base URL; none: a built-in model."),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; this version runs one.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that share the port.")
+    ] = None,
 ) -> None:
     """Run the gateway. Options win over AEGIS_* variables, these over the settings file."""
     from aegis_c.gateway.serve import run
     from aegis_c.gateway.settings import SettingsError, load_settings
 
-    if workers != 1:
-        _fail(ValueError("--workers: this version runs one worker; leave it out"), UNUSABLE)
+    options = {
+        "host": host,
+        "port": port,
+        "uds": uds,
+        "data": data,
+        "upstream": None if upstream is None else {"url": upstream},
+        "workers": workers,
+    }
     try:
-        settings = load_settings(
-            config,
-            host=host,
-            port=port,
-            uds=uds,
-            data=data,
-            upstream=None if upstream is None else {"url": upstream},
-        )
+        settings = load_settings(config, **options)
     except SettingsError as error:
         _fail(error, UNUSABLE)
-    raise typer.Exit(run(settings))
+    raise typer.Exit(run(settings, lambda: load_settings(config, **options)))
 
 
 @app.command()

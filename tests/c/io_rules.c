@@ -289,6 +289,13 @@ ruled_lock(void *ctx, int fd)
 }
 
 static int
+ruled_unlock(void *ctx, int fd)
+{
+    RULED("unlock", name_of(fd), "");
+    return REAL->unlock(ctx, fd);
+}
+
+static int
 ruled_stat(void *ctx, const char *path, struct ag_io_stat *out)
 {
     RULED("stat", path, path);
@@ -351,6 +358,7 @@ static const struct ag_io ruled = {
     .unlink = ruled_unlink,
     .mkdir = ruled_mkdir,
     .lock = ruled_lock,
+    .unlock = ruled_unlock,
     .sync_fs = ruled_sync_fs,
     .stat = ruled_stat,
     .statfs = ruled_statfs,

@@ -370,6 +370,7 @@ set_table(struct memfs *fs)
         .unlink = fs_unlink,
         .mkdir = fs_mkdir,
         .lock = fs_lock,
+        .unlock = fs_lock,
         .stat = fs_stat,
         .statfs = fs_statfs,
         .list = fs_list,

@@ -1,3 +1,4 @@
+// threads: none
 /* Status texts, base64 (RFC 4648 vectors) and UTF-8 against slow twins. */
 #include "base/base64.h"
 #include "base/status.h"

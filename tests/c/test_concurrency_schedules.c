@@ -1,3 +1,4 @@
+// threads: none
 // links: schedule scratch
 /* The caps on what is in flight under chosen interleavings: handles enter and leave one
  * key while others take over the slots around it, and one may die at any step. In every

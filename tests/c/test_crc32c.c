@@ -1,3 +1,4 @@
+// threads: none
 /* CRC-32C against a bit-by-bit twin, in pieces, unaligned and at page ends. */
 #include <stdbool.h>
 

@@ -1,3 +1,4 @@
+// threads: none
 /* Salts, commitments, identifiers, and the shape of a finished entry. */
 #include <openssl/evp.h>
 #include <openssl/hmac.h>

@@ -1,3 +1,4 @@
+// threads: none
 /* The fast check of entries: what it must accept, what it must refuse, and that no
  * octet outside of an entry is read. tests/test_entry_schema.py compares it with the
  * slow one. */

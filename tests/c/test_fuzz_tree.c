@@ -1,3 +1,4 @@
+// threads: none
 /* The fuzz targets of the tree without a fuzzer: reproducible inputs near good ones. */
 #include "../fuzz/tree_targets.h"
 #include "check.h"

@@ -1,3 +1,4 @@
+// threads: none
 /* The legacy accumulators: published roots, and a twin that keeps every leaf.
  * links: alloc_fault */
 #include "alloc_fault.h"

@@ -1,3 +1,4 @@
+// threads: none
 // links: alloc_fault scratch
 /* Every allocation of the limiters fails once: AG_ENOMEM, nothing lost, nothing left.
  */

@@ -1,3 +1,4 @@
+// threads: none
 // links: schedule scratch
 /* The table of limits under chosen interleavings: coroutines charge one key while
  * others take the slots around it and time goes on, and one may die at any step. In

@@ -1,3 +1,4 @@
+// threads: none
 /* The in-memory tree against RFC 6962 by recursion; memory, failing allocations, dumps.
  * links: alloc_fault */
 #include "alloc_fault.h"

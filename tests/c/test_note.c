@@ -1,3 +1,4 @@
+// threads: none
 // links: io_fault scratch
 /* Log keys and signed checkpoints: made, read back, and every flipped bit refused. */
 #include <openssl/evp.h>

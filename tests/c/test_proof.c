@@ -1,3 +1,4 @@
+// threads: none
 /* Proofs against RFC 6962 by recursion, and the golden vectors. */
 #include "base/status.h"
 #include "check.h"

@@ -1,3 +1,4 @@
+// threads: none
 // links: alloc_fault
 /* The strict JSON scan: what it accepts, refuses and says, on every allocation failure
  * as well. */

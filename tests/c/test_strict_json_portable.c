@@ -1,3 +1,4 @@
+// threads: none
 // links: alloc_fault
 /* The same tests on the scan as machines without SSE2 compile it. */
 #undef __SSE2__

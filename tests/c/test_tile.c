@@ -1,3 +1,4 @@
+// threads: none
 /* Tile paths and the frontier against trees that are hashed the slow way. */
 #include "base/status.h"
 #include "check.h"

@@ -132,6 +132,13 @@ posix_lock(void *ctx, int fd)
 }
 
 static int
+posix_unlock(void *ctx, int fd)
+{
+    (void)ctx;
+    return flock(fd, LOCK_UN) == 0 ? 0 : -errno;
+}
+
+static int
 posix_stat(void *ctx, const char *path, struct ag_io_stat *out)
 {
     (void)ctx;
@@ -212,6 +219,7 @@ static const struct ag_io posix_io = {
     .unlink = posix_unlink,
     .mkdir = posix_mkdir,
     .lock = posix_lock,
+    .unlock = posix_unlock,
     .sync_fs = posix_sync_fs,
     .stat = posix_stat,
     .statfs = posix_statfs,

@@ -40,6 +40,8 @@ struct ag_io {
     int (*mkdir)(void *ctx, const char *path,
                  mode_t mode);      /* -EEXIST when it is there */
     int (*lock)(void *ctx, int fd); /* exclusive, not waiting: -EWOULDBLOCK when held */
+    /* Before close: a forked child's copy of the descriptor would keep the lock. */
+    int (*unlock)(void *ctx, int fd);
     int (*stat)(void *ctx, const char *path, struct ag_io_stat *out);
     int (*statfs)(void *ctx, const char *path, struct ag_io_fs *out);
     /* Calls `each` for every name in the directory but "." and "..", in no order. */

@@ -221,6 +221,14 @@ fail:
 }
 
 void
+ag_ring_unlock(const struct ag_io *io, const struct ag_ring *ring)
+{
+    if (ring->header != NULL) {
+        (void)io->unlock(io->ctx, ring->fd);
+    }
+}
+
+void
 ag_ring_unmap(const struct ag_io *io, struct ag_ring *ring)
 {
     if (ring->header != NULL) {

@@ -76,6 +76,8 @@ int ag_ring_create(const struct ag_io *io, const char *path, size_t bytes,
  * AG_EVERSION, AG_ECORRUPT; the last two only when the file can be left aside. */
 int ag_ring_attach(const struct ag_io *io, const char *path, struct ag_ring *ring,
                    struct ag_error *err);
+/* Gives the lock back although a forked child may have copies of the descriptor. */
+void ag_ring_unlock(const struct ag_io *io, const struct ag_ring *ring);
 void ag_ring_unmap(const struct ag_io *io, struct ag_ring *ring);
 struct ag_ring_view ag_ring_look(const struct ag_ring *ring);
 

@@ -73,11 +73,7 @@ take_lock(struct ag_wal *wal, struct ag_error *err)
     }
     int fd = wal->io->open(wal->io->ctx, path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
     if (fd < 0) {
-        status = ag_fail_sys(err, -fd, path, "open");
-        if (fd == -EACCES || fd == -EPERM || fd == -EROFS) {
-            ag_error_advice(err, "The log needs a directory that this user may write");
-        }
-        return status;
+        return ag_fail_sys(err, -fd, path, "open");
     }
     int result = 0;
     for (int attempt = 0; attempt < 10; attempt++) {
@@ -264,16 +260,52 @@ open_directory(struct ag_wal *wal, struct ag_error *err)
             status = ag_fail_sys(err, ENOTDIR, wal->path, "open the directory");
         }
     }
-    if (status != AG_OK && err != NULL && err->advice[0] == '\0') {
+    return status;
+}
+
+/* What to do about a failure of the system, for those that do not say it themselves. */
+static void
+advise(struct ag_error *err)
+{
+    if (err == NULL || err->advice[0] != '\0') {
+        return;
+    }
+    switch (err->sys_errno) {
+    case 0:
+        break;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case ENOTDIR:
+    case EEXIST:
+    case ELOOP:
         ag_error_advice(err, "The log needs a directory of its own that this user may "
                              "write");
+        break;
+    case ENOSPC:
+    case EDQUOT:
+        ag_error_advice(err, "Free some space, or give the log another disk: it takes "
+                             "two or three segments beside what it keeps");
+        break;
+    case EMFILE:
+    case ENFILE:
+        ag_error_advice(err, "Raise the number of open files (ulimit -n)");
+        break;
+    case EFBIG:
+        ag_error_advice(err, "Raise the size of files (ulimit -f), or choose smaller "
+                             "segment_bytes");
+        break;
+    default:
+        ag_error_advice(err, "Nothing was lost. See what the system's log says of this "
+                             "disk, mend it, and open the log again");
+        break;
     }
-    return status;
 }
 
 static void
 release(struct ag_wal *wal)
 {
+    ag_ring_unlock(wal->io, &wal->ring);
     ag_ring_unmap(wal->io, &wal->ring);
     if (wal->log_open) {
         ag_log_stop(&wal->log);
@@ -282,6 +314,7 @@ release(struct ag_wal *wal)
         (void)close(wal->event_fd);
     }
     if (wal->lock_fd >= 0) {
+        (void)wal->io->unlock(wal->io->ctx, wal->lock_fd);
         (void)wal->io->close(wal->io->ctx, wal->lock_fd);
     }
     if (wal->alive != NULL) {
@@ -376,6 +409,7 @@ ag_wal_open(const char *path, const struct ag_wal_options *options, struct ag_wa
     (void)pthread_condattr_destroy(&attributes);
     status = open_all(wal, err);
     if (status != AG_OK) {
+        advise(err);
         release(wal);
         return status;
     }
@@ -660,6 +694,7 @@ ag_wal_reopen(struct ag_wal *wal, struct ag_error *err)
         stop_log(wal);
     }
     if (status != AG_OK) {
+        advise(err);
         return status;
     }
     adopt_log(wal);

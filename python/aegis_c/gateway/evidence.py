@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -35,6 +36,8 @@ CAP_ESCAPED: Final = 384  # bytes that it may take in JSON
 _SOURCES_MAX: Final = 4096  # source addresses whose rejection rate is followed one by one
 _BURST: Final = 5.0  # seconds' worth of rejections that may come at once
 _LOG_EVERY: Final = 5.0  # seconds between two lines about entries that could not be recorded
+
+_VARIANT: Final = {digit: "89ab"[i % 4] for i, digit in enumerate("0123456789abcdef")}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -68,6 +71,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     suppressed: int | None = None
     size: int | None = None
     root: str | None = None
+    shards: dict[str, Any] | None = None
     analysis: dict[str, Any] | None = None
 
 
@@ -130,12 +134,14 @@ class Evidence:
     ) -> None:
         """``reserved()`` is the ring space, in bytes, that admitted calls may still need."""
         self._ledger = ledger
-        self._policy = policy
-        self._provider = provider
-        self.refuses = refuse_on_failure
         self._reserved = reserved
-        self._per_source = 1.0 / rejections_per_source
-        self._total = 1.0 / rejections_total
+        self.use(
+            policy=policy,
+            provider=provider,
+            refuse_on_failure=refuse_on_failure,
+            rejections_per_source=rejections_per_source,
+            rejections_total=rejections_total,
+        )
         self._sources: dict[str, float] = {}
         self._total_at = 0.0
         self._suppressed = 0
@@ -143,6 +149,27 @@ class Evidence:
         self.gaps = 0  # entries that could not be recorded
         self.suppressed_total = 0  # rejections counted instead of recorded
         self.submitted: dict[str, int] = {}  # entries by kind
+
+    def use(
+        self,
+        *,
+        policy: str,
+        provider: str,
+        refuse_on_failure: bool,
+        rejections_per_source: float,
+        rejections_total: float,
+    ) -> None:
+        """Entries from now on are made under these settings."""
+        self._policy = policy
+        self._provider = provider
+        self.refuses = refuse_on_failure
+        self._per_source = 1.0 / rejections_per_source
+        self._total = 1.0 / rejections_total
+
+    @property
+    def provider(self) -> str:
+        """The ``provider`` member of entries."""
+        return self._provider
 
     # -- the kinds ---------------------------------------------------------------------------
 
@@ -232,17 +259,24 @@ class Evidence:
         return self._submit(entry, None, None)
 
     def admin(
-        self, event: str, *, size: int | None = None, root: bytes | None = None
+        self,
+        event: str,
+        *,
+        size: int | None = None,
+        root: bytes | None = None,
+        shards: dict[str, Any] | None = None,
     ) -> int | None:
         """Something happened to the log itself; ``size`` and ``root`` are its tree then.
 
-        Raises AegisError when it cannot be recorded and ``refuses`` is set.
+        ``shards``: the set of shards from now on (event ``shards``). Raises AegisError when it
+        cannot be recorded and ``refuses`` is set.
         """
         entry = Entry(
             v=1, kind="admin", id=uuid7(), event=event, time=timestamp(), policy=self._policy
         )
         entry.size = size
         entry.root = None if root is None else base64.b64encode(root).decode()
+        entry.shards = shards
         return self._must(entry)
 
     # -- start and end -----------------------------------------------------------------------
@@ -422,11 +456,28 @@ def _timing(call: Call) -> dict[str, int]:
     return {"total_us": total}
 
 
+_BATCH: Final = 256  # ids whose random digits are drawn at a time
+_digits: deque[str] = deque()  # 19 hex digits each: popleft() is one step, whatever thread asks
+os.register_at_fork(after_in_child=_digits.clear)
+_millisecond = (0, "")
+
+
 def uuid7() -> str:
     """A new UUIDv7 (RFC 9562 section 5.7): 48 bits of Unix milliseconds, 74 random bits."""
-    digits = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    global _millisecond
+    now = time.time_ns() // 1_000_000
+    known, head = _millisecond
+    if now != known:
+        digits = f"{now:012x}"
+        head = f"{digits[:8]}-{digits[8:]}-7"
+        _millisecond = (now, head)
+    try:
+        r = _digits.popleft()
+    except IndexError:
+        drawn = os.urandom(10 * _BATCH).hex()
+        _digits.extend(drawn[i : i + 19] for i in range(20, len(drawn), 20))
+        r = drawn[:19]
+    return f"{head}{r[:3]}-{_VARIANT[r[3]]}{r[4:7]}-{r[7:]}"
 
 
 _second = 0

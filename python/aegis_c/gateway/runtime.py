@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -30,7 +31,9 @@ from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
 from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.metrics import Metrics
-from aegis_c.gateway.settings import Settings, SettingsError
+from aegis_c.gateway.process.siblings import Siblings
+from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
+from aegis_c.gateway.shards import Place, close_others, open_shard, remember, ring_bytes
 from aegis_c.ledger import AsyncLedger
 from aegis_c.ledger.layout import DataDir
 
@@ -60,8 +63,16 @@ class Runtime:
     refuser: Refuser
     hot: dict[str, Hot]
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        place: Place | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
+        """Without a ``place`` this is the directory's only worker, and sees to every shard."""
         self.settings = settings
+        self.place = place
+        self.siblings = siblings
         self.auth = Auth(settings.keys)
         self.metrics = Metrics()
         self.running = False
@@ -72,6 +83,8 @@ class Runtime:
         self._keeper: AsyncGenerator[None, None] | None = None
         self._model: _Stoppable | None = None
         self._fault: str | None = None
+        self._lock_fd: int | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
         _add_gauges(self)
 
     # -- life --------------------------------------------------------------------------------
@@ -103,6 +116,8 @@ class Runtime:
             self.admission.close()
             await self._calls_end(deadline)
             self.pool.close()  # streams that are still under way end with an error event
+            for task in list(self._retiring):
+                task.cancel()
             await self._calls_end(time.monotonic() + 1.0)
             self.running = False
             await self._stop_parts(max(1.0, deadline - time.monotonic()))
@@ -144,14 +159,17 @@ class Runtime:
     async def _start(self) -> None:
         settings = self.settings
         directory = DataDir(settings.data)
-        directory.create()
-        shard = directory.shard("w0")
-        self.ledger = AsyncLedger(
-            shard.published,
-            private=shard.private,
-            origin=settings.ledger.origin,
-            ring_bytes=settings.ledger.ring_bytes,
-        )
+        place = self.place
+        try:
+            directory.create()
+            if place is None:
+                settings = settings.model_copy(update={"workers": 1})
+                self._lock_fd = directory.lock()
+                place = Place(changed=await close_others(settings))
+            self.ledger = open_shard(settings, directory.shard(place.shard), ring_bytes(settings))
+        except BaseException:
+            self._unlock()
+            raise
         try:
             upstream = settings.upstream
             if upstream.url is None:
@@ -163,16 +181,22 @@ class Runtime:
                 self.pool = Pool(upstream)
             except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
                 raise SettingsError(f"upstream: {error}") from None
-            self._assemble(upstream.name)
+            self._open(upstream.name)
+            self._assemble()
             abandoned = await self.evidence.recover()
             if abandoned:
                 log.warning("%d streams of an earlier run are settled as abandoned", abandoned)
+            if place.changed is not None:
+                recorded = self.evidence.admin("shards", shards=place.changed)
+                if recorded is not None:
+                    await self.ledger.durable(recorded)
+                    remember(directory, place.changed)
         except BaseException:
             await self._stop_parts(1.0)
             raise
 
-    def _assemble(self, provider: str) -> None:
-        """Build the stages; each is made once."""
+    def _open(self, provider: str) -> None:
+        """Make what lives as long as the ledger is open; a reload changes it in place."""
         settings, limits = self.settings, self.settings.limits
         native, background = self.ledger.native, self.background
         refuse = settings.evidence.on_failure == "refuse"
@@ -195,6 +219,10 @@ class Runtime:
             reserved=self.admission.reserved,
         )
         self.refuser = Refuser(self.evidence, self.metrics)
+
+    def _assemble(self) -> None:
+        """Build the stages: at the start, and anew with reloaded settings."""
+        settings, limits, background = self.settings, self.settings.limits, self.background
         recording = MODES[settings.evidence.mode](self.evidence, self.ledger, self.admission)
         analyst = Analyst(background, self.evidence, all=settings.evidence.analysis == "all")
         relay = Relay(
@@ -255,6 +283,57 @@ class Runtime:
         if self._model is not None:
             await asyncio.to_thread(self._model.stop)
             self._model = None
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    # -- other settings ----------------------------------------------------------------------
+
+    def reload(self, settings: Settings) -> None:
+        """Use ``settings`` from the next request on; calls under way end with what they began.
+
+        Raises SettingsError when they cannot be used without a restart: nothing has changed then.
+        """
+        check_reload(self.settings, settings)
+        pool = self.pool
+        if settings.upstream != self.settings.upstream:
+            try:
+                pool = Pool(settings.upstream)
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"upstream: {error}") from None
+        old, self.settings, self._policy = self.settings, settings, settings.policy()
+        self.auth = Auth(settings.keys)
+        refuse = settings.evidence.on_failure == "refuse"
+        self.admission.use(
+            settings.limits.max_in_flight, settings.limits.admission_deadline, refuse
+        )
+        self.background.use(settings.limits.background_queue)
+        self.evidence.use(
+            policy=self._policy,
+            provider=self.evidence.provider
+            if old.upstream == settings.upstream
+            else settings.upstream.name,
+            refuse_on_failure=refuse,
+            rejections_per_source=settings.evidence.rejections_per_source,
+            rejections_total=settings.evidence.rejections_total,
+        )
+        if pool is not self.pool:
+            retired, self.pool = self.pool, pool
+            task = asyncio.get_running_loop().create_task(self._retire(retired))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        self._assemble()
+
+    async def _retire(self, pool: Pool) -> None:
+        """Close an upstream pool once its last exchange is over, or at shutdown."""
+        try:
+            while pool.stats()["busy"] or pool.stats()["waiting"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        finally:
+            pool.close()
 
     # -- what routes ask ---------------------------------------------------------------------
 
@@ -278,6 +357,24 @@ class Runtime:
         return self.auth.identify(
             None if authorization is None else authorization.encode("latin-1"), request.scope
         )
+
+
+def check_reload(old: Settings, new: Settings) -> None:
+    """Raises SettingsError when ``new`` cannot replace ``old`` without a restart."""
+    for name in PROCESS:
+        if getattr(old, name) != getattr(new, name):
+            raise SettingsError(f"{name} changed; that takes a restart")
+    for name in ("origin", "ring_bytes"):
+        if getattr(old.ledger, name) != getattr(new.ledger, name):
+            raise SettingsError(f"ledger.{name} changed; that takes a restart")
+    if old.limits.background_workers != new.limits.background_workers:
+        raise SettingsError("limits.background_workers changed; that takes a restart")
+    if old.upstream.configured and not new.upstream.configured:
+        raise SettingsError(
+            "upstream.url is gone; going over to the built-in model takes a restart"
+        )
+    if not new.keys and not new.loopback_only():
+        raise SettingsError(f"no API key is left, and {new.host} is not this machine alone")
 
 
 _HEALTH_BODY = b'{"status":"ok"}'

@@ -50,6 +50,9 @@ TOOL_VARIABLES = frozenset(
     }
 )
 
+#: Where and how the gateway runs: changed by a restart only, and no part of the policy.
+PROCESS = ("host", "port", "uds", "data", "workers")
+
 Role = Literal["caller", "auditor", "admin"]
 
 
@@ -146,6 +149,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65_535, description="0 takes a free port.")
     uds: Path | None = Field(default=None, description="Listen on this Unix socket instead.")
     data: Path = Field(default=Path("aegis-data"), description="Ledger and private files.")
+    workers: int = Field(
+        default=1, ge=1, le=64, description="Processes that share the port, one shard each."
+    )
+    drain_grace: Annotated[float, Field(ge=0, le=60)] = Field(
+        default=1.0,
+        description="Seconds at shutdown in which kept connections still get an answer, with "
+        "`connection: close`, before idle ones are closed.",
+    )
     shutdown_deadline: Seconds = Field(
         default=30.0, description="Seconds that running calls get to finish at shutdown."
     )
@@ -186,12 +197,10 @@ class Settings(BaseSettings):
     def policy(self) -> str:
         """64 hex digits: SHA-256 of the active settings, secrets left out.
 
-        Over the compact JSON text with sorted members of everything but where the process runs
-        (host, port, socket, data directory) and the secrets (the upstream's key, key digests).
+        Over the compact JSON text with sorted members of everything but where it runs
+        and in how many processes (PROCESS), and the secrets (the upstream's key, key digests).
         """
-        shown = self.model_dump(
-            mode="json", exclude={"host": True, "port": True, "uds": True, "data": True}
-        )
+        shown = self.model_dump(mode="json", exclude=dict.fromkeys(PROCESS, True))
         for secret in ("api_key", "proxy_login"):
             del shown["upstream"][secret]
         for key in shown["keys"]:
@@ -240,12 +249,14 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
             + " (nested: AEGIS_UPSTREAM__URL)"
         )
     try:
-        return FileSettings(**{k: v for k, v in overrides.items() if v is not None})
+        loaded = FileSettings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
         raise SettingsError(_explain(error, file)) from None
     except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
         where = f"{file}: " if file is not None else ""
         raise SettingsError(f"{where}{error}") from None
+    values = {name: getattr(loaded, name) for name in Settings.model_fields}
+    return Settings.model_construct(loaded.model_fields_set, **values)
 
 
 def _is_unknown(name: str) -> bool:

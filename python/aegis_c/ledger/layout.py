@@ -6,11 +6,14 @@ DIR/ledger/w0/            what may be published, one folder per shard
     tile/<L>/<N>[.p/<W>]  hashes
     tile/entries/...      entry bundles; for auditors
 DIR/private/w0/           0700: log, lock, identity, log.key (0600), secrets, checkpoint copy
+DIR/private/LOCK          held by the one gateway that uses the directory
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pwd
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,19 +69,59 @@ class DataDir:
         return Shard(name, self.ledger / name, self.private / name)
 
     def shards(self) -> list[Shard]:
-        """The shards that exist, in the order of their numbers."""
-        try:
-            names = [name for name in os.listdir(self.ledger) if _SHARD.fullmatch(name)]
-        except FileNotFoundError:
-            return []
+        """The shards that exist, in part at least, in the order of their numbers."""
+        names: set[str] = set()
+        for half in (self.ledger, self.private):
+            try:
+                names.update(name for name in os.listdir(half) if _SHARD.fullmatch(name))
+            except FileNotFoundError:
+                continue
         return [self.shard(name) for name in sorted(names, key=lambda name: int(name[1:]))]
 
     def create(self) -> None:
-        """Makes the directory and its two halves: `private` is closed to others (0700)."""
+        """Makes the directory and its two halves: `private` is closed to others (0700).
+
+        Raises LayoutError when the directory is another user's.
+        """
+        for path in (self.root, self.private):
+            if path.exists() and path.stat().st_uid != os.geteuid():
+                owner = _user(path.stat().st_uid)
+                raise LayoutError(
+                    f"{path} belongs to user {owner}, but this process runs as "
+                    f"{_user(os.geteuid())}; run it as {owner}, or give another directory"
+                )
         self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
         self.ledger.mkdir(mode=0o750, exist_ok=True)
         self.private.mkdir(mode=0o700, exist_ok=True)
         self.private.chmod(0o700)
+
+    def lock(self) -> int:
+        """Takes the directory for this gateway; returns the descriptor that holds the lock.
+
+        Children share it: the lock ends with the last process that has it. Raises LayoutError
+        naming the process that holds it.
+        """
+        path = self.private / "LOCK"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise LayoutError(
+                f"{self.root} is in use by another gateway (pid {holder or 'unknown'}); "
+                "stop that one, or give another directory"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def published_folders(path: Path) -> list[Path]:

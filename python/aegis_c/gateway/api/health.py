@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from fastapi import APIRouter, Response
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from aegis_c.gateway.all_metrics import families, merged
 
 if TYPE_CHECKING:
     from aegis_c.gateway.app import Runtime
+
+
+_PROMETHEUS: Final = "text/plain; version=0.0.4"
+_SIBLING_SECONDS: Final = 2.0  # that /metrics waits for a worker; then it counts as down
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -28,8 +35,17 @@ def router(runtime: Runtime) -> APIRouter:
         return {"ready": not missing, "missing": missing}
 
     @routes.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Counters and gauges in Prometheus' text format."""
-        return Response(runtime.metrics.text(), media_type="text/plain; version=0.0.4")
+    async def metrics(request: Request) -> Response:
+        """Counters and gauges of all workers, in Prometheus' text format."""
+        siblings = runtime.siblings
+        if siblings is None:
+            return Response(runtime.metrics.text(), media_type=_PROMETHEUS)
+        own = msgspec.json.encode(families(runtime.metrics.registry))
+        if siblings.is_from_sibling(request.scope):
+            return Response(own, media_type="application/json")
+        found = {siblings.number: own}
+        for number, answer in (await siblings.ask("/metrics", {}, _SIBLING_SECONDS)).items():
+            found[number] = b"" if answer is None or answer.status != 200 else answer.body
+        return Response(merged(found), media_type=_PROMETHEUS)
 
     return routes

@@ -55,6 +55,9 @@ def router(runtime: Runtime) -> APIRouter:
         entries = await asyncio.to_thread(_read, native, indices)
         indices = [i for i, entry in entries if kind in (None, entry["kind"])]
         if not indices or not _may_read(principal, entries[0][1]):
+            elsewhere = await _ask_siblings(runtime, request)
+            if elsewhere is not None:
+                return elsewhere
             await _until_next_step(arrived)
             raise HTTPException(404, "There is no receipt of that id for this key.", _HEADERS)
         if wait:
@@ -68,6 +71,23 @@ def router(runtime: Runtime) -> APIRouter:
         return Response(json.dumps(body), 200, _HEADERS, media_type="application/json")
 
     return routes
+
+
+async def _ask_siblings(runtime: Runtime, request: Request) -> Response | None:
+    """The answer of the worker that served the call, when it was another one."""
+    siblings = runtime.siblings
+    if siblings is None or siblings.is_from_sibling(request.scope):
+        return None
+    target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    names = ("authorization", "accept")
+    headers = {name: request.headers[name] for name in names if name in request.headers}
+    answers = await siblings.ask(target, headers, _WAIT_SECONDS + 5.0)
+    for answer in answers.values():
+        if answer is not None and answer.status != 404:
+            return Response(
+                answer.body, answer.status, _HEADERS, media_type=answer.media_type or None
+            )
+    return None
 
 
 def _read(native: Ledger, indices: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:

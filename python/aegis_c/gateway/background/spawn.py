@@ -46,6 +46,10 @@ class Background:
         self._slice_end = 0.0  # of this turn of the loop; 0.0 before its first job
         self._closing = False
 
+    def use(self, max_queue: int) -> None:
+        """Another bound from now on."""
+        self._max_queue = max_queue
+
     def start(self) -> None:
         """Start the workers on the running loop."""
         if self._tasks or self._closing:

@@ -20,6 +20,7 @@ from aegis_c.gateway.hot.guard import Head
 from aegis_c.gateway.hot.pool import Connection, Pool, UpstreamError, header_line
 from aegis_c.gateway.hot.reply import EVENTS, JSON, reply_headers
 from aegis_c.gateway.hot.watch import Watch
+from aegis_c.gateway.hot.wire import send_reply
 
 if TYPE_CHECKING:
     from aegis_c.gateway.background.analyst import Analyst
@@ -142,14 +143,9 @@ class Forwarder:
             reply = in_openais_shape(status, reply)
             media = JSON
         index = await self._recording.answer(call, status, reply, model, usage)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": reply_headers(call, media or JSON, headers, len(reply)),
-            }
+        await send_reply(
+            send, status, reply_headers(call, media or JSON, headers, len(reply)), reply
         )
-        await send({"type": "http.response.body", "body": reply})
         if index is not None and status < 400:
             self._analyst.look_at(call, index, reply)
         return status

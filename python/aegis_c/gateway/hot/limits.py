@@ -45,6 +45,13 @@ class Admission:
         self.in_flight = 0
         self.closed = False
 
+    def use(self, max_in_flight: int, deadline: float, refuse_on_failure: bool) -> None:
+        """Other bounds from now on; calls that are admitted stay so."""
+        self._max = max_in_flight
+        self._deadline = deadline
+        self._refuse = refuse_on_failure
+        self._pump()
+
     def reserved(self) -> int:
         """Bytes of ring that admitted calls and queued analyses may still need."""
         return (self._owed + self._background_depth()) * ENTRY_MAX

@@ -1,0 +1,1 @@
+"""How the gateway runs as processes: listening, one worker, several under a supervisor."""
