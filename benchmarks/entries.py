@@ -57,12 +57,12 @@ def fill(ledger: aegis_c.Ledger, first: int, count: int) -> None:
 
 
 def fill_asyncio(ledger: AsyncLedger, first: int, count: int) -> None:
-    """The same through the asyncio face, whose id index grows with it."""
+    """The same through the asyncio face."""
     index = 0
     for number in range(first, first + count):
         if ledger.native.room() < _RING_LOW:
             ledger.native.wait(index, "durable", 60)
-        index = ledger.submit(meta(number), BODY, BODY, request_id=request_id(number))
+        index = ledger.submit(meta(number), BODY, BODY)
     ledger.native.wait(index, "durable", 60)
 
 

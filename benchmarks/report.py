@@ -158,6 +158,7 @@ def gateway_results(results: dict[str, Any]) -> dict[str, str]:
         "gateway ratios": _ratios(results),
         "gateway streams": _streams(results["streams"]),
         "gateway health": _health(results["health"]),
+        "gateway clients": _clients(results["clients"]),
         "gateway memory": _memory(results["memory"]),
     }
 
@@ -245,6 +246,25 @@ def _health(rows: list[dict[str, Any]]) -> str:
         lines.append([_TARGETS[name], *line])
     header = ["", *(f"c={c}" for c in sorted(found["governed"]))]
     return table("/health: requests/s (share of the best)", header, lines)
+
+
+def _clients(rows: list[dict[str, Any]]) -> str:
+    names = {"pool": "**own pool**"}
+    counts = sorted({row["connections"] for row in rows})
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["client"], {})[row["connections"]] = row
+    lines = [
+        [
+            names.get(name, name),
+            *(f"{runs[c]['cpu_us']:,.0f}" for c in counts),
+            *(f"{runs[c]['rps']:,.0f}" for c in counts),
+        ]
+        for name, runs in found.items()
+    ]
+    header = ["", *(f"CPU us a call, c={c}" for c in counts)]
+    header += [f"requests/s, c={c}" for c in counts]
+    return table("The upstream client alone", header, lines)
 
 
 def _memory(rows: list[dict[str, Any]]) -> str:

@@ -118,18 +118,12 @@ def test_submit_late(benchmark: BenchmarkFixture, scale: Scale, tmp_path: Path) 
 
 
 def test_submit_asyncio(benchmark: BenchmarkFixture, scale: Scale, tmp_path: Path) -> None:
-    """Through the asyncio face, which also feeds the index of request ids."""
+    """Through the asyncio face."""
 
     async def work() -> None:
         async with AsyncLedger(tmp_path / "ledger" / "w0", ring_bytes=RING) as ledger:
-            numbers = itertools.count()
+            _submit_row(benchmark, scale, "raw", "AsyncLedger", ledger.submit, None)
 
-            def submit(meta: bytes, request: bytes, response: bytes) -> int:
-                return ledger.submit(meta, request, response, request_id=ids[next(numbers)])
-
-            _submit_row(benchmark, scale, "raw", "AsyncLedger", submit, None)
-
-    ids = [request_id(number) for number in range(scale.rounds + 200)]
     asyncio.run(work())
 
 
@@ -254,7 +248,6 @@ def test_durable(
 ) -> None:
     count = min(scale.entries // 4, 500 * outstanding)
     metas = [meta(number) for number in range(count)]
-    ids = [request_id(number) for number in range(count)]
     paths = (tmp_path / str(n) / "ledger" / "w0" for n in itertools.count())
     waits = _Waits()
 
@@ -265,7 +258,7 @@ def test_durable(
         ledger = runner.run(made())
 
         async def one(number: int) -> None:
-            index = ledger.submit(metas[number], BODY, BODY, request_id=ids[number])
+            index = ledger.submit(metas[number], BODY, BODY)
             await waits.timed(ledger.durable(index))
 
         return ledger, one
@@ -419,7 +412,7 @@ def test_open_asyncio(benchmark: BenchmarkFixture, scale: Scale, long_ledger: Pa
             self.runner.run(self.ledger.close())
             self.runner.close()
 
-    _open_row(benchmark, scale, "AsyncLedger, with its id index", Opened)
+    _open_row(benchmark, scale, "AsyncLedger", Opened)
 
 
 def test_open_python(
@@ -445,7 +438,7 @@ def test_open_python(
     ("kind", "row"),
     [
         ("native", "Ledger"),
-        ("asyncio", "AsyncLedger, with its id index"),
+        ("asyncio", "AsyncLedger"),
         ("python", "Python: lists and JSON lines"),
     ],
 )
@@ -487,8 +480,7 @@ class _Native:
         until = time.perf_counter() + BUSY
         index = -1
         while time.perf_counter() < until and self._ledger.native.room() > 65536:
-            name = request_id(self.count)
-            index = self._ledger.submit(meta(self.count), BODY, BODY, request_id=name)
+            index = self._ledger.submit(meta(self.count), BODY, BODY)
             self.count += 1
         if index >= 0:
             wait = asyncio.get_running_loop().create_task(self._ledger.durable(index))

@@ -57,11 +57,17 @@ KEYS = [
 
 
 def settings(data: Path, url: str | None, **tables: Any) -> Settings:
-    """Settings for a test; ``tables`` are merged over quick time limits."""
-    upstream = {"url": url, "connect_timeout": 2.0, **tables.pop("upstream", {})}
+    """Settings for a test; ``tables`` are merged over quick time limits.
+
+    A call is asked once, whatever comes back: tests of retries and breakers turn them on.
+    """
+    upstream = {"url": url, "connect_timeout": 2.0, **ONCE, **tables.pop("upstream", {})}
     tables.setdefault("keys", KEYS)
     tables.setdefault("shutdown_deadline", 5.0)
     return Settings(data=data, upstream=Upstream(**upstream), **tables)
+
+
+ONCE: dict[str, Any] = {"retry": {"attempts": 0}, "breaker": {"enabled": False}}
 
 
 class Reply:
@@ -210,7 +216,7 @@ class Rig:
         """Wait until no call is in flight and no upstream connection is busy."""
 
         async def quiet() -> bool:
-            return not self.runtime.admission.in_flight and not self.runtime.pool.stats()["busy"]
+            return not self.runtime.admission.in_flight and not self.runtime.targets.stats()["busy"]
 
         await until(quiet)
 

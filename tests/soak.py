@@ -1,35 +1,203 @@
-"""`./dev soak`: the long forms of what the suite checks in short, on this machine, with figures.
+"""`./dev soak [SCENARIO...]`: the gateway as a process of its own, for long and under attack.
 
-./dev soak --kills 100 [--seed N]      kill -9 of a loaded gateway, in all evidence modes
+    calls            200,000 plain calls: the gateway's memory must stay flat
+    streams          2,000 streams at once, three times over: the same
+    upstream-killed  the model server is killed with -9 again and again, and comes back
+
+Without a name, all of them. --short: seconds instead of minutes (the suite runs that). --keep DIR:
+logs and data stay there. The load generator checks every reply, and every answered call must have
+left its entries; a scenario that fails says why, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 
-from kills import Kills
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.gateway.harness import Bench, Target, post
+
+MIB = 2**20
+#: Bytes of memory an entry takes for as long as the gateway runs: its place in the ledger's index.
+ENTRY_BYTES = 300
+#: MiB that a process may grow by for reasons of its own (allocator, caches) once it is warm.
+SLACK_MIB = 12.0
 
 
-def kills(rounds: int, seed: int) -> None:
-    """An AssertionError says what was lost; else the figures are printed."""
-    with tempfile.TemporaryDirectory(prefix="aegis-soak-") as data:
-        job = Kills(Path(data), seed)
-        asyncio.run(job.run(rounds))
-    for name, count in sorted(job.counts.items()):
-        print(f"{count:>9,} {name}")
+class Failed(Exception):
+    """A scenario did not hold; the text says what."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="./dev soak", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--kills", type=int, default=100, help="kill -9 of a loaded gateway")
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    kills(given.kills, given.seed)
-    return 0
+@dataclass
+class Soak:
+    """What a scenario gets: a place, and how long it may take."""
+
+    folder: Path
+    short: bool
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def check_memory(self, what: str, before: float, gateway: Target, entries: int) -> None:
+        """RSS has not grown by more than the entries themselves take. Raises Failed."""
+        after = gateway.process.resident_mib()
+        allowed = SLACK_MIB + entries * ENTRY_BYTES / MIB
+        self.say(
+            f"{what}: {before:.1f} MiB before, {after:.1f} MiB after {entries:,} entries "
+            f"({(after - before) * MIB / entries:.0f} bytes an entry)"
+        )
+        if after - before > allowed:
+            raise Failed(f"{what}: grew by {after - before:.1f} MiB, allowed are {allowed:.1f}")
+
+
+def calls(soak: Soak) -> None:
+    """Many plain calls: memory stays flat."""
+    warm, many = (1_000, 3_000) if soak.short else (20_000, 200_000)
+    with Bench(soak.folder) as bench:
+        gateway = bench.governed(bench.upstream())
+        bench.load(gateway, 64, 600, requests=warm)
+        before = gateway.process.resident_mib()
+        found = bench.load(gateway, 64, 3600, requests=many)
+        soak.say(f"calls: {found['requests']:,} answered at {found['rps']:,.0f}/s")
+        soak.check_memory("calls", before, gateway, many)
+
+
+def streams(soak: Soak) -> None:
+    """Many streams at once, again and again: memory stays where the first time left it."""
+    at_once = 200 if soak.short else 2_000
+    with Bench(soak.folder) as bench:
+        gateway = bench.governed(bench.upstream(), in_flight=at_once + 48)
+        bench.load(gateway, at_once, 120, requests=at_once, stream=True)
+        before = gateway.process.resident_mib()
+        rounds = 1 if soak.short else 3
+        for _ in range(rounds):
+            found = bench.load(gateway, at_once, 120, requests=at_once, stream=True)
+            soak.say(
+                f"streams: {found['requests']:,} at once, first event after "
+                f"{found['first_p50'] / 1e3:.0f} ms (p50), {found['first_p99'] / 1e3:.0f} ms (p99)"
+            )
+        soak.check_memory("streams", before, gateway, 2 * rounds * at_once)
+
+
+def upstream_killed(soak: Soak) -> None:
+    """The model server dies and comes back: every call has one answer and one outcome."""
+    deaths = 2 if soak.short else 20
+    with Bench(soak.folder) as bench:
+        model = bench.upstream()
+        gateway = bench.governed(model)
+        asked = Callers(gateway, 4)
+        with asked:
+            for _ in range(deaths):
+                time.sleep(0.4)
+                model.process.kill()
+                time.sleep(0.4)
+                model = bench.upstream(port=model.port)
+                deadline = time.monotonic() + 30
+                while post(gateway)[0] != 200:  # the breaker lets one call try, then all
+                    if time.monotonic() > deadline:
+                        raise Failed("upstream-killed: no call is answered after it came back")
+                    time.sleep(0.05)
+        soak.say(
+            f"upstream-killed: {deaths} deaths; answers: {dict(sorted(asked.statuses.items()))}"
+        )
+        odd = set(asked.statuses) - {200, 502, 503, 504}
+        if odd or not asked.statuses[200] or not asked.statuses[502] + asked.statuses[503]:
+            raise Failed(f"upstream-killed: statuses {dict(asked.statuses)}")
+        bench.stop(gateway)
+        check_outcomes(bench, asked.answered)
+
+
+class Callers:
+    """Threads that ask one call after the other and keep each answer's id and status."""
+
+    def __init__(self, gateway: Target, count: int) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.answered: dict[str, int] = {}
+        self._gateway = gateway
+        self._end = Event()
+        self._faults: list[Exception] = []
+        self._threads = [Thread(target=self._run) for _ in range(count)]
+
+    def _run(self) -> None:
+        try:
+            while not self._end.is_set():
+                status, request_id = post(self._gateway)
+                self.statuses[status] += 1
+                self.answered[request_id] = status
+                if status != 200:
+                    time.sleep(0.005)
+        except Exception as error:  # the gateway must answer whatever its upstream does
+            self._faults.append(error)
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+        if self._faults:
+            raise Failed(f"a call was not answered: {self._faults[0]!r}")
+
+
+def check_outcomes(bench: Bench, answered: dict[str, int]) -> None:
+    """Every answer has exactly one outcome in the published log, with its status. Raises Failed."""
+    outcomes: dict[str, list[int | str]] = {}
+    suppressed = 0
+    for entry in bench.entries():
+        suppressed += entry.get("suppressed", 0)
+        if entry["kind"] in ("call", "settle", "rejection"):
+            outcomes.setdefault(entry["id"], []).append(entry["status"])
+    missing = [i for i in answered if i not in outcomes]
+    if len(missing) > suppressed:
+        raise Failed(f"{len(missing)} answers without an entry, {suppressed} counted")
+    for request_id, status in answered.items():
+        if request_id in outcomes and outcomes[request_id] != [status]:
+            raise Failed(f"{request_id}: answered {status}, recorded {outcomes[request_id]}")
+
+
+SCENARIOS: dict[str, Callable[[Soak], None]] = {
+    "calls": calls,
+    "streams": streams,
+    "upstream-killed": upstream_killed,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="./dev soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenario", nargs="*", help=", ".join(SCENARIOS))
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--keep", type=Path, metavar="DIR")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.scenario if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"unknown scenario {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="aegis-soak-") as temporary:
+        for name in options.scenario or SCENARIOS:
+            folder = (options.keep or Path(temporary)) / name
+            folder.mkdir(parents=True)
+            try:
+                SCENARIOS[name](Soak(folder, options.short))
+            except (Failed, RuntimeError) as error:
+                failed += 1
+                print(f"{name}: FAILED: {error}", file=sys.stderr, flush=True)
+            else:
+                print(f"{name}: held", flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

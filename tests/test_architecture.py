@@ -51,7 +51,7 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> list[tuple[str, s
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found += setting_names(inner, f"{name}.")
+            found += setting_names(inner, f"{prefix}{name}.")
         else:
             found.append((prefix, name))
     return found

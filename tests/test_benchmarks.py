@@ -71,6 +71,9 @@ def test_gateway_harness_measures_every_target(results: Path) -> None:
         assert row["requests"] == CALLS and row["errors"] == 0
         assert 0 < row["total_p50"] <= row["total_p99"] <= row["total_max"]
         assert 0 < row["cpu_us"] < row["seconds"] / CALLS * 1e6 * 4, name
+    assert [row["client"] for row in found["clients"]] == ["pool", "aiohttp", "httpx"]
+    for row in found["clients"]:
+        assert row["calls"] > 0 and row["cpu_us"] > 0
     for row in found["delayed"]:
         assert row["total_p50"] >= 20_000  # microseconds: the upstream's own delay
     for row in found["streams"]:

@@ -350,7 +350,7 @@ def test_kept_connections_are_used_again(tmp_path: Path, loop: str) -> None:
                 assert (await rig.ask({**ASK, "stream": True})).status == 200
             await rig.settled()
             assert up.accepted == 1
-            assert rig.runtime.pool.stats() == {"busy": 0, "idle": 1, "waiting": 0}
+            assert rig.runtime.targets.stats() == {"busy": 0, "idle": 1, "waiting": 0}
 
     run(main(), loop)
 
@@ -375,9 +375,9 @@ def test_a_kept_connection_that_was_closed_is_replaced_once(tmp_path: Path, loop
             up.exchanges.clear()
             up.script = only_first_of_connection
             assert (await rig.ask()).status == 200
-            retries = rig.runtime.pool.retries
+            retries = rig.runtime.targets.resent()
             assert (await rig.ask()).status == 200  # reset without a byte: sent again
-            assert rig.runtime.pool.retries == retries + 1
+            assert rig.runtime.targets.resent() == retries + 1
             bodies = [exchange.body for exchange in up.exchanges]
             assert bodies[1] == bodies[2]
 

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import upstream
 from aegis_c.gateway.hot.adapters.openai import EventReader
 from certificates import make_certificates
-from gateway_rig import ASK, KEY, Client, Rig, gateway, request, run
+from gateway_rig import ASK, KEY, Client, Rig, gateway, request, run, until
 from upstream import Exchange, Script, delta
 
 QUICK = {
@@ -52,7 +53,7 @@ async def check_nothing_left(rig: Rig, up: upstream.Upstream, rest: Left) -> Non
     assert rig.runtime.admission.reserved() == 0
     for _ in range(250):
         now = held(up)
-        idle = rig.runtime.pool.stats()
+        idle = rig.runtime.targets.stats()
         if now[0] <= rest[0] and now[1] <= rest[1] and idle == {**idle, "idle": up.open}:
             return
         await asyncio.sleep(0.02)
@@ -149,6 +150,31 @@ BROKEN: dict[str, tuple[Script, int, str]] = {
     ),
     "status 999": (raw(b"HTTP/1.1 999 What\r\nContent-Length: 2\r\n\r\n{}"), 502, "upstream_error"),
     "head without end": (endless_head, 502, "upstream_error"),
+    "one huge field": (
+        raw(OK + b"X: " + b"y" * 400_000 + b"\r\nContent-Length: 2\r\n\r\n{}"),
+        502,
+        "upstream_error",
+    ),
+    "field with a NUL": (
+        raw(OK + b"X: a\0b\r\nContent-Length: 2\r\n\r\n{}"),
+        502,
+        "upstream_error",
+    ),
+    "field with a CR": (
+        raw(OK + b"X: a\rSet-Cookie: b\r\nContent-Length: 2\r\n\r\n{}"),
+        502,
+        "upstream_error",
+    ),
+    "endless interim replies": (
+        raw(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 9000),
+        502,
+        "upstream_error",
+    ),
+    "endless trailers": (
+        raw(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + b"T: 1\r\n" * 300),
+        502,
+        "upstream_error",
+    ),
     "too many fields": (
         raw(OK + b"X: 1\r\n" * 300 + b"Content-Length: 2\r\n\r\n{}"),
         502,
@@ -231,6 +257,10 @@ def test_informational_replies_and_closed_bodies_are_legal(tmp_path: Path) -> No
     run(main())
 
 
+async def none_is_kept(rig: Rig) -> bool:
+    return rig.runtime.targets.stats()["idle"] == 0
+
+
 def test_bytes_that_nobody_asked_for_end_the_connection(tmp_path: Path) -> None:
     """A second reply could be taken for the answer to the next request: it never is."""
     body = json.dumps(upstream.REPLY).encode()
@@ -252,9 +282,68 @@ def test_bytes_that_nobody_asked_for_end_the_connection(tmp_path: Path) -> None:
                 accepted = up.accepted
                 for i in range(3):
                     assert (await rig.ask()).body == body
-                    await asyncio.sleep(0.05)
+                    await until(partial(none_is_kept, rig))
                     assert up.accepted == accepted + i + 1
-                    assert rig.runtime.pool.stats()["idle"] == 0
+
+    run(main())
+
+
+def test_an_answer_before_the_request_was_read(tmp_path: Path) -> None:
+    """It is passed on and recorded as it is; its connection, with half a request on it, ends."""
+    large = {**ASK, "messages": [{"role": "user", "content": "x" * (12 << 20)}]}
+
+    async def refuses(exchange: Exchange) -> None:
+        await exchange.answer({"error": {"message": "too much"}}, "413 Content Too Large")
+        await exchange.gone()
+
+    async def agrees(exchange: Exchange) -> None:
+        await exchange.answer()
+        await exchange.gone()
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
+            for script, status in ((refuses, 413), (agrees, 200)):
+                up.script, up.early = script, True
+                reply = await rig.ask(large)
+                assert reply.status == status
+                entry = (await rig.entries())[-1]
+                assert (entry["kind"], entry["status"]) == ("call", status)
+                assert entry["request"]["bytes"] == len(json.dumps(large))
+                await until(partial(none_is_kept, rig))
+                up.script, up.early = upstream.answer, False
+                accepted = up.accepted
+                assert (await rig.ask()).status == 200  # and not the rest of the other body
+                assert up.accepted == accepted + 1
+
+    run(main())
+
+
+def test_a_flood_without_end_is_bounded_in_time_and_memory(tmp_path: Path) -> None:
+    """A stream that never ends and never pauses: the caller sets the pace, the clock the end."""
+    piece = delta("flood" * 2000)
+
+    async def flood(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        try:
+            while True:
+                await exchange.chunk(piece)
+        except ConnectionError:
+            pass
+
+    async def main() -> None:
+        async with upstream.running(flood) as up, gateway(tmp_path, up.url, upstream=QUICK) as rig:
+            async with rig.client() as client, asyncio.timeout(20):
+                await client.write(request(STREAM))
+                await client.head()
+                got = bytearray()
+                while chunk := await client.chunk():
+                    got += chunk
+                    await asyncio.sleep(0.001)
+            await rig.settled()
+            settle = (await rig.entries("settle"))[0]
+            assert settle["status"] == "timeout"
+            assert settle["response"]["bytes"] == len(got)
+            assert got.endswith(b"\n\n") and b"upstream_timeout" in got[-400:]
 
     run(main())
 

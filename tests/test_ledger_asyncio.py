@@ -13,7 +13,8 @@ import pytest
 import uvloop
 
 from aegis_c import LedgerError
-from aegis_c.ledger import AsyncLedger, IdIndex, fsck
+from aegis_c.ledger import AsyncLedger, fsck, ids
+from aegis_c.ledger.layout import DataDir
 from logs import entry, request_id
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -217,41 +218,47 @@ def test_the_loop_is_free_while_the_ledger_works(run: Run, path: Path) -> None:
 
 
 def test_ids_are_found_after_a_restart_and_open_intents_are_named(run: Run, path: Path) -> None:
-    def stream(number: int, **members: object) -> bytes:
-        return entry(number, **members)
+    shard = DataDir(path.parents[1]).shard("w0")
 
     async def write() -> None:
         async with AsyncLedger(path) as ledger:
-            ledger.submit(entry(0), request_id=request_id(0))
-            ledger.submit(stream(1, kind="intent"))
-            ledger.submit(stream(2, kind="intent"))
-            ledger.submit(stream(1, kind="settle", of=1, status="done"))
-            ledger.submit(b'{"not":"an entry"}')
-            assert ledger.index.indices(request_id(1)) == [1, 3]
-            assert ledger.index.open_intents() == []
+            ledger.submit(entry(0))
+            ledger.submit(entry(1, kind="intent"))
+            ledger.submit(entry(2, kind="intent"))
+            ledger.submit(entry(1, kind="settle", of=1, status="done"))
+            last = ledger.submit(b'{"not":"an entry"}')
+            assert await ledger.find(request_id(1)) == [1, 3]  # submitted only
+            await ledger.integrated(last)
+            assert await ledger.find(request_id(1)) == [1, 3]
+            await ledger.published(last)
+            assert ids.find(shard, request_id(1)) == [1, 3]  # as another process does
+            assert ledger.native.open_intents() == []  # none when it was opened
 
     async def read() -> None:
         async with AsyncLedger(path) as ledger:
-            assert ledger.index.indices(request_id(0)) == [0]
-            assert ledger.index.indices(request_id(1)) == [1, 3]
-            assert ledger.index.indices(request_id(9)) == []
-            assert ledger.index.open_intents() == [2]
+            assert await ledger.find(request_id(0)) == [0]
+            assert await ledger.find(request_id(1)) == [1, 3]
+            assert await ledger.find(request_id(9)) == []
+            assert ledger.native.open_intents() == [2]
 
     run(write())
     run(read())
+    assert ids.find(shard, request_id(1)) == [1, 3]
+    assert ids.find(shard, request_id(9)) == []
 
 
 @pytest.mark.parametrize(
-    "unknown", ["", "x", request_id(0).upper(), "0" * 36, request_id(0) + " ", "\ud800"]
+    "unknown", ["", "x", request_id(0xABC).upper(), "0" * 36, request_id(0) + " ", "\ud800"]
 )
-def test_the_index_knows_only_the_usual_text_of_an_id(unknown: str) -> None:
-    index = IdIndex()
-    index.add(request_id(0x0ABC), 4)
-    index.add("plain", 5)
-    assert index.indices(request_id(0x0ABC)) == [4]
-    assert index.indices("plain") == [5]
-    assert index.indices(unknown) == []
-    assert len(index) == 2
+def test_only_the_usual_text_of_an_id_is_known(run: Run, path: Path, unknown: str) -> None:
+    async def main() -> None:
+        async with AsyncLedger(path) as ledger:
+            ledger.submit(entry(0xABC))
+            assert await ledger.find(request_id(0xABC)) == [0]
+            assert await ledger.find(unknown) == []
+
+    run(main())
+    assert ids.find(DataDir(path.parents[1]).shard("w0"), unknown) == []
 
 
 def test_a_failed_open_leaves_no_lock(run: Run, path: Path) -> None:

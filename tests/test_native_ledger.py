@@ -319,6 +319,8 @@ def test_where_things_lie_and_with_which_modes(tmp_path: Path) -> None:
         "private/w0": "0o700",
         "private/w0/LOCK": "0o600",
         "private/w0/checkpoint": "0o600",
+        "private/w0/ids": "0o700",
+        "private/w0/ids/00000000.tail": "0o600",
         "private/w0/identity": "0o600",
         "private/w0/log.key": "0o600",
         "private/w0/subject.secret": "0o600",

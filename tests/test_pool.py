@@ -517,14 +517,21 @@ def test_connections_are_bounded_and_handed_on_in_order() -> None:
             assert replies == [(200, b"{}")] * 30
             assert up.accepted == pool.created == 3
             assert all(abs(int(body) - i) < 3 for i, body in enumerate(order))
+        release = asyncio.Event()
+
+        async def held(exchange: Exchange) -> None:
+            await release.wait()
+            await exchange.write(REPLY)
+
         async with (
-            upstream.running(slow) as up,
-            pool_of(up.url, max_connections=1, connect_timeout=0.005) as pool,
+            upstream.running(held) as up,
+            pool_of(up.url, max_connections=1, connect_timeout=0.3) as pool,
         ):
             first = asyncio.ensure_future(ask(pool))
             await up.asked(1)
             with pytest.raises(PoolBusy) as caught:
                 await ask(pool)
+            release.set()
             assert caught.value.unsent and (await first)[0] == 200
 
     run(main())

@@ -206,7 +206,7 @@ def test_another_subjects_salts_open_nothing(tmp_path: Path) -> None:
             await receipt(rig, asked)
             ledger = rig.runtime.ledger
             built = build_receipt(
-                ledger.native, asked, ledger.index.indices(asked), secret=b"another subject"
+                ledger.native, asked, await ledger.find(asked), secret=b"another subject"
             )
             with pytest.raises(verify.VerificationError, match="or not its salt"):
                 verify.verify_receipt(json.dumps(built).encode(), trusted(rig), response=reply.body)

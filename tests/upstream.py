@@ -151,10 +151,14 @@ async def endless(exchange: Exchange) -> None:
 
 
 class Upstream:
-    """The server. ``script`` may be replaced at any time; it serves the requests after that."""
+    """The server. ``script`` may be replaced at any time; it serves the requests after that.
+
+    ``early``: the script is run before the body of a request is read, with an empty one.
+    """
 
     def __init__(self, script: Script = answer) -> None:
         self.script = script
+        self.early = False
         self.exchanges: list[Exchange] = []
         self.accepted = 0
         self.open = 0
@@ -178,7 +182,8 @@ class Upstream:
                 head = await reader.readuntil(b"\r\n\r\n")
                 exchange = Exchange(head, b"", reader, writer)
                 length = int(exchange.headers.get("content-length", "0"))
-                exchange.body = await reader.readexactly(length)
+                if not self.early:
+                    exchange.body = await reader.readexactly(length)
                 self.exchanges.append(exchange)
                 await self.script(exchange)
         except (asyncio.IncompleteReadError, ConnectionError):

@@ -21,6 +21,7 @@ from benchmarks.report import gateway_tables
 
 CONNECTIONS = (1, 8, 64)
 HEALTH_CONNECTIONS = (4, 16, 64, 128)
+CLIENTS = ("pool", "aiohttp", "httpx")
 NAMES = ("bare", "passthrough", "governed", "naive")
 
 
@@ -51,6 +52,15 @@ def measure(folder: Path, *, full: bool = False, calls: int = 0) -> dict[str, An
     with Bench(folder) as bench:
         direct = bench.upstream()
         targets = [direct]
+        results["clients"] = [
+            {
+                "client": name,
+                "connections": c,
+                **_client(bench, name, direct, c, 0.1 if calls else seconds / 2, rounds),
+            }
+            for name in CLIENTS
+            for c in ((8,) if calls else CONNECTIONS)
+        ]
         for name in NAMES:
             start: Callable[[str, Target], Target] = bench.server
             targets.append(bench.governed(direct) if name == "governed" else start(name, direct))
@@ -119,6 +129,16 @@ def _rows(
         _say(f"{name}: {what}, c={connections}: {row['rps']:,.0f}/s, {row['cpu_us']:.0f} us CPU")
         rows.append({"target": name, "connections": connections, **row})
     return rows
+
+
+def _client(
+    bench: Bench, name: str, direct: Target, connections: int, seconds: float, rounds: int
+) -> dict[str, Any]:
+    """The median of every figure of an upstream client by itself."""
+    runs = [bench.client(name, direct, connections, seconds) for _ in range(rounds)]
+    row = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    _say(f"client {name}, c={connections}: {row['rps']:,.0f}/s, {row['cpu_us']:.0f} us CPU")
+    return row
 
 
 def _say(line: str) -> None:

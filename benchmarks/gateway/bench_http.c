@@ -2,7 +2,7 @@
  * one thread, epoll. In C, because both share a core with nothing else and must cost
  * far less than what is measured.
  *
- *   bench_http serve
+ *   bench_http serve [PORT]
  *     Prints its address, serves until standard input ends. Every POST is answered with
  * the same chat completion of 1,370 bytes, or, when the first bytes of its body hold
  *     `"stream":true`, with 32 events, one every 20 ms, then [DONE].
@@ -330,14 +330,17 @@ client_free(struct client **clients, struct client *gone)
 }
 
 static int
-serve(void)
+serve(int port)
 {
     make_replies();
     struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)port),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t address_n = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     int poll = epoll_create1(0);
+    int on = 1; /* a port that was in use a moment ago */
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (listener < 0 || bind(listener, (void *)&address, sizeof address) != 0 ||
         listen(listener, 4096) != 0 ||
         getsockname(listener, (void *)&address, &address_n) != 0 || poll < 0)
@@ -539,13 +542,13 @@ load(int port, int connections, double seconds, uint64_t requests)
 int
 main(int argc, char **argv)
 {
-    if (argc == 2 && strcmp(argv[1], "serve") == 0)
-        return serve();
+    if ((argc == 2 || argc == 3) && strcmp(argv[1], "serve") == 0)
+        return serve(argc == 3 ? atoi(argv[2]) : 0);
     if (argc == 6 && strcmp(argv[1], "load") == 0)
         return load(atoi(argv[2]), atoi(argv[3]), atof(argv[4]),
                     strtoull(argv[5], NULL, 10));
     fprintf(stderr,
-            "usage: bench_http serve\n"
+            "usage: bench_http serve [PORT]\n"
             "       bench_http load PORT CONNECTIONS SECONDS REQUESTS < request\n");
     return 2;
 }

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aegis_c import Ledger
+from aegis_c.ledger.layout import DataDir
 from benchmarks.machine import resident_bytes
 
 KEY = "aegis-benchmark-key"
@@ -104,6 +107,11 @@ class Process:
     def resident_mib(self) -> float:
         return resident_bytes(self.pid) / 2**20
 
+    def kill(self) -> None:
+        """At once, without a word: SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
     def stop(self) -> None:
         """In order, then by force."""
         if self.process.stdin is not None:
@@ -167,9 +175,9 @@ class Bench:
         self._processes.append(process)
         return process
 
-    def upstream(self) -> Target:
+    def upstream(self, port: int = 0) -> Target:
         """The mock model server, which is also what a direct run talks to."""
-        process = self._start("direct", [str(self.program), "serve"], self.other)
+        process = self._start("direct", [str(self.program), "serve", str(port)], self.other)
         return Target("direct", process, int(process.wait_for("127.0.0.1:")))
 
     def server(self, name: str, upstream: Target) -> Target:
@@ -180,14 +188,15 @@ class Bench:
         target.idle_mib = process.resident_mib()
         return target
 
-    def governed(self, upstream: Target) -> Target:
-        """`aegis-c serve` with a key, its defaults, and room for a thousand streams."""
+    def governed(self, upstream: Target, in_flight: int = 2048) -> Target:
+        """`aegis-c serve` with a key, its defaults, and room for so many calls at a time."""
         config = self.folder / "aegis.toml"
         digest = hashlib.sha256(KEY.encode()).hexdigest()
+        ring = max(16 << 20, in_flight * 2 * 4096)
         config.write_text(
             f'port = 0\ndata = "{self.folder / "data"}"\n'
-            f'[upstream]\nurl = "{_url(upstream)}"\nmax_connections = 2048\n'
-            "[limits]\nmax_in_flight = 2048\n"
+            f'[upstream]\nurl = "{_url(upstream)}"\nmax_connections = {in_flight}\n'
+            f"[limits]\nmax_in_flight = {in_flight}\n[ledger]\nring_bytes = {ring}\n"
             f'[[keys]]\nid = "bench"\nsha256 = "{digest}"\ntenant = "bench"\nroles = ["admin"]\n'
         )
         command = [sys.executable, "-m", "aegis_c.cli", "serve", "--config", str(config)]
@@ -198,6 +207,17 @@ class Bench:
         target.ready_ms = (time.monotonic() - process.started) * 1e3
         target.idle_mib = process.resident_mib()
         return target
+
+    def stop(self, target: Target) -> None:
+        """End one of the servers in order."""
+        target.process.stop()
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Every entry in the log of the governed server, which has ended."""
+        shard = DataDir(self.folder / "data").shard("w0")
+        with Ledger(shard.published, private=shard.private) as ledger:
+            for index in range(len(ledger)):
+                yield json.loads(ledger.entry(index))
 
     def load(
         self,
@@ -241,6 +261,24 @@ class Bench:
         found["loop_cpu_us"] = loop / found["requests"] * 1e6
         return found
 
+    def client(
+        self, name: str, upstream: Target, connections: int, seconds: float
+    ) -> dict[str, Any]:
+        """What one of benchmarks/gateway/clients.py spends when it asks the mock by itself."""
+        command = [sys.executable, "-m", "benchmarks.gateway.clients", name, _url(upstream)]
+        with pinned(self.core):
+            done = subprocess.run(
+                [*command, str(connections), str(seconds)],
+                cwd=SOURCE.parents[2],
+                capture_output=True,
+                text=True,
+                timeout=seconds + 90,
+            )
+        if done.returncode != 0:
+            raise RuntimeError(f"{name}: {done.stderr}")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
     def _check_entries(
         self, target: Target, before: dict[str, int], calls: int, stream: bool
     ) -> None:
@@ -255,16 +293,37 @@ def _url(upstream: Target) -> str:
     return f"http://127.0.0.1:{upstream.port}/v1"
 
 
-def _request(path: str, model: str, stream: bool) -> bytes:
-    """One request of about half a kilobyte; `model` and `stream` first, where the mock looks."""
-    if path != CHAT:
-        return f"GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode()
+def post(target: Target, timeout: float = 30.0) -> tuple[int, str]:
+    """One plain call on a connection of its own: its status and request id. Raises OSError."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{target.port}{CHAT}",
+        chat_body("mock-1", stream=False),
+        {"authorization": f"Bearer {KEY}", "content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as reply:
+            reply.read()
+            return reply.status, reply.headers["x-request-id"]
+    except urllib.error.HTTPError as error:
+        error.read()
+        return error.code, error.headers["x-request-id"]
+
+
+def chat_body(model: str, stream: bool) -> bytes:
+    """A request of about half a kilobyte; `model` and `stream` first, where the mock looks."""
     content = "Which of these words are governed, and who could prove it? " * 6
     document: dict[str, Any] = {"model": model}
     if stream:
         document["stream"] = True
     document["messages"] = [{"role": "user", "content": content}]
-    body = json.dumps(document, separators=(",", ":")).encode()
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _request(path: str, model: str, stream: bool) -> bytes:
+    """The bytes of one request."""
+    if path != CHAT:
+        return f"GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode()
+    body = chat_body(model, stream)
     head = (
         f"POST {path} HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {KEY}\r\n"
         f"Content-Type: application/json\r\nAccept: application/json\r\n"

@@ -181,6 +181,57 @@ finished_entry(void)
     ASSERT_LE_U(ag_entry_tail(false, &huge, &huge, tail), AG_ENTRY_TAIL_MAX);
 }
 
+static void
+check_head(const char *text, const char *id, enum ag_kind kind, uint64_t of)
+{
+    struct ag_entry_head head;
+    uint8_t expected[AG_UUID_SIZE] = {0};
+    size_t n = strlen(text);
+    uint8_t *copy = malloc(n != 0 ? n : 1); /* without a NUL: a read past it is seen */
+    ASSERT_NOT_NULL(copy);
+    memcpy(copy, text, n);
+    ag_entry_head(copy, n, &head);
+    free(copy);
+    if (id != NULL) {
+        ASSERT_EQ(ag_uuid_parse(id, AG_UUID_TEXT, expected), AG_OK);
+    }
+    ASSERT_EQ_MEM(head.id, expected, AG_UUID_SIZE);
+    ASSERT_EQ(head.kind, kind);
+    ASSERT_EQ_U(head.of, of);
+}
+
+static void
+heads(void)
+{
+#define U "01234567-89ab-7def-8123-456789abcdef"
+    check_head("{\"v\":1,\"kind\":\"settle\",\"id\":\"" U "\",\"of\":12}", U,
+               AG_KIND_SETTLE, 12);
+    check_head("{ \"of\" : 0 , \"id\" :\"" U "\",\"kind\"\n:\"settle\"}", U,
+               AG_KIND_SETTLE, 0);
+    check_head("{\"kind\":\"intent\",\"a\":{\"id\":\"" U "\"}}", NULL, AG_KIND_INTENT,
+               UINT64_MAX);
+    check_head("{\"x\":\"\\\"id\\\":\",\"id\":\"" U "\",\"id\":\"x\"}", U,
+               AG_KIND_OTHER, UINT64_MAX);
+    check_head("{\"kind\":\"settle\",\"id\":7,\"of\":-1}", NULL, AG_KIND_SETTLE,
+               UINT64_MAX);
+    check_head("{\"kind\":\"settle\",\"id\":7,\"of\":99999999999999999999}", NULL,
+               AG_KIND_SETTLE, UINT64_MAX);
+    check_head("{\"kind\":[\"intent\"],\"id\":[]}", NULL, AG_KIND_OTHER, UINT64_MAX);
+    const char *whole = "{\"kind\":\"settle\",\"id\":\"" U "\",\"of\":12}";
+    for (size_t n = 0; n < strlen(whole);
+         n++) { /* cut anywhere: no read past the end */
+        struct ag_entry_head head;
+        uint8_t *copy = malloc(n + 1);
+        ASSERT_NOT_NULL(copy);
+        uint8_t *exact = realloc(copy, n != 0 ? n : 1);
+        ASSERT_NOT_NULL(exact);
+        memcpy(exact, whole, n);
+        ag_entry_head(exact, n, &head);
+        free(exact);
+    }
+#undef U
+}
+
 int
 main(void)
 {
@@ -189,5 +240,6 @@ main(void)
     RUN(identifier_of_an_entry);
     RUN(meta_is_checked);
     RUN(finished_entry);
+    RUN(heads);
     return 0;
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "check.h"
 #include "io_fault.h"
 #include "log/ledger_state.h"
@@ -489,6 +490,109 @@ marked_start(void)
     refuses("marked-intact", AG_EROLLBACK, "private/w0/checkpoint");
 }
 
+/* Entry i of a log of streams: every tenth is an intent, whose settle comes five
+ * entries later, but for every seventh of them; its id is that of its intent. */
+static int
+submit_stream(struct ag_ledger *ledger, uint64_t i, uint64_t settles)
+{
+    char entry[200];
+    struct ag_error err;
+    uint64_t index = 0;
+    const char *kind = i % 10 == 0 ? "intent" : "call";
+    char of[32] = "";
+    if (settles != UINT64_MAX) {
+        kind = "settle";
+        (void)snprintf(of, sizeof(of), ",\"of\":%" PRIu64, settles);
+    }
+    int n = snprintf(
+        entry, sizeof(entry),
+        "{\"v\":1,\"kind\":\"%s\",\"id\":\"00000000-0000-7000-8000-%012" PRIx64 "\"%s}",
+        kind, settles != UINT64_MAX ? settles : i, of);
+    int status = AG_EFULL;
+    while (status == AG_EFULL) {
+        status = ag_ledger_submit(ledger, (const uint8_t *)entry, (size_t)n, NULL, NULL,
+                                  &index, &err);
+    }
+    ASSERT_EQ(status, AG_OK);
+    ASSERT_EQ_U(index, i);
+    return status;
+}
+
+static void
+check_found(struct ag_ledger *ledger, uint64_t n, const uint64_t *expected,
+            size_t expected_count)
+{
+    uint8_t id[AG_UUID_SIZE] = {0, 0, 0, 0, 0, 0, 0x70, 0, 0x80};
+    struct ag_found found = {0};
+    struct ag_error err;
+    ag_put_u32be(id + 12, (uint32_t)n);
+    ASSERT_EQ(ag_ledger_find(ledger, id, &found, &err), AG_OK);
+    ASSERT_EQ_U(found.count, expected_count);
+    for (size_t i = 0; i < found.count; i++) {
+        ASSERT_EQ_U(found.index[i], expected[i]);
+    }
+    ag_free(found.index);
+}
+
+static void
+check_open_intents(struct ag_ledger *ledger, uint64_t size, bool seventy)
+{
+    uint64_t *index = NULL;
+    size_t count = 0, at = 0;
+    struct ag_error err;
+    ASSERT_EQ(ag_ledger_open_intents(ledger, &index, &count, &err), AG_OK);
+    for (uint64_t i = 0; i < size; i += 10) {
+        if ((i % 70 == 0 || i + 5 >= size) && (i != 70 || seventy)) {
+            ASSERT_LT_U(at, count);
+            ASSERT_EQ_U(index[at++], i);
+        }
+    }
+    ASSERT_EQ_U(at, count);
+    ag_free(index);
+}
+
+/* Ids and open intents over restarts: with nothing to replay, and with a tail. */
+static void
+ids_and_intents(void)
+{
+    const uint64_t marked = 6000;
+    struct ag_error err;
+    struct ag_ledger_stats stats;
+    struct ag_ledger *ledger = open_ledger("streams");
+    check_open_intents(ledger, 0, true);
+    for (uint64_t i = 0; i < marked; i++) {
+        bool settles = i % 10 == 5 && (i - 5) % 70 != 0;
+        submit_stream(ledger, i, settles ? i - 5 : UINT64_MAX);
+        if (i % 1999 == 0) { /* submitted, on its way, and in the column */
+            check_found(ledger, i, (uint64_t[]){i}, 1);
+            check_found(ledger, i / 2 / 10 * 10,
+                        (uint64_t[]){i / 2 / 10 * 10, i / 2 / 10 * 10 + 5},
+                        i > 20 && i / 2 / 10 % 7 != 0 ? 2 : 1);
+        }
+    }
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+
+    ledger = open_ledger("streams");
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_EQ_U(stats.replayed, 0);
+    check_open_intents(ledger, marked, true);
+    check_found(ledger, 70, (uint64_t[]){70}, 1);
+    check_found(ledger, 80, (uint64_t[]){80, 85}, 2);
+    check_found(ledger, 123456, NULL, 0);
+    submit_stream(ledger, marked, UINT64_MAX);
+    submit_stream(ledger, marked + 1, 70);
+    check_found(ledger, 70, (uint64_t[]){70, marked + 1}, 2);
+    check_open_intents(ledger, marked, true); /* what it was when it was opened */
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+
+    ledger = open_ledger("streams");
+    ag_ledger_stats(ledger, &stats);
+    ASSERT_EQ_U(stats.replayed, 2);
+    check_open_intents(ledger, marked + 2, false);
+    check_found(ledger, 70, (uint64_t[]){70, marked + 1}, 2);
+    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
+}
+
 /* Every I/O call fails once, or from the n-th on for good: no crash, no hang, and with
  * a good disk again what was durable is there. */
 static void
@@ -871,6 +975,7 @@ main(void)
     RUN(folders_that_are_refused);
     RUN(keys_that_are_refused);
     RUN(marked_start);
+    RUN(ids_and_intents);
     RUN(faults_at_every_call);
     RUN(faults_with_a_log_and_a_mark);
     RUN(stalled_disk);

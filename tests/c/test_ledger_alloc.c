@@ -86,6 +86,10 @@ use(const char *name, uint64_t *size)
         size_t n = make_entry(*size, entry);
         status = ag_ledger_submit(ledger, (const uint8_t *)entry, n, NULL, NULL, &index,
                                   &err);
+        if (status == AG_ENOMEM) { /* for the id, before anything was appended */
+            i--;
+            continue;
+        }
         if (status == AG_EPOISONED) { /* no memory on thread W */
             break;
         }

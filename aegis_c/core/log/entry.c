@@ -162,36 +162,111 @@ skip_space(const uint8_t *text, size_t n, size_t i)
     return i;
 }
 
+/* The next member of the top level: its name between the quotes and where its value
+ * begins. Moves *at behind the colon and keeps *depth; false when there is none. */
+static bool
+next_member(const uint8_t *text, size_t n, size_t *at, unsigned *depth, size_t *name,
+            size_t *name_n, size_t *value)
+{
+    for (size_t i = *at; i < n;) {
+        if (text[i] == '"') {
+            size_t end = skip_string(text, n, i);
+            size_t colon = skip_space(text, n, end);
+            if (*depth == 1 && colon < n && text[colon] == ':') {
+                *name = i + 1;
+                *name_n = end - i - 2;
+                *value = skip_space(text, n, colon + 1);
+                *at = *value;
+                return true;
+            }
+            i = end;
+            continue;
+        }
+        *depth += text[i] == '{' || text[i] == '[';
+        *depth -= text[i] == '}' || text[i] == ']';
+        i++;
+    }
+    return false;
+}
+
+static bool
+is_text(const uint8_t *text, size_t n, const char *expected)
+{
+    return n == strlen(expected) && memcmp(text, expected, n) == 0;
+}
+
+/* The UUID in the string that opens at text[value]. */
+static bool
+read_id(const uint8_t *text, size_t n, size_t value, uint8_t id[AG_UUID_SIZE])
+{
+    return value + AG_UUID_TEXT + 1 < n && text[value] == '"' &&
+           text[value + AG_UUID_TEXT + 1] == '"' &&
+           ag_uuid_parse((const char *)text + value + 1, AG_UUID_TEXT, id) == AG_OK;
+}
+
+static enum ag_kind
+read_kind(const uint8_t *text, size_t n, size_t value)
+{
+    if (value >= n || text[value] != '"') {
+        return AG_KIND_OTHER;
+    }
+    size_t end = skip_string(text, n, value), length = end - value - 2;
+    if (is_text(text + value + 1, length, "intent")) {
+        return AG_KIND_INTENT;
+    }
+    return is_text(text + value + 1, length, "settle") ? AG_KIND_SETTLE : AG_KIND_OTHER;
+}
+
+/* The number at text[value]; UINT64_MAX when there is none that fits. */
+static uint64_t
+read_number(const uint8_t *text, size_t n, size_t value)
+{
+    uint64_t number = 0;
+    size_t i = value;
+    for (; i < n && text[i] >= '0' && text[i] <= '9'; i++) {
+        if (number > (UINT64_MAX - 9) / 10) {
+            return UINT64_MAX;
+        }
+        number = number * 10 + (uint64_t)(text[i] - '0');
+    }
+    return i == value ? UINT64_MAX : number;
+}
+
+void
+ag_entry_head(const uint8_t *entry, size_t n, struct ag_entry_head *head)
+{
+    bool has_id = false, has_kind = false, has_of = false;
+    size_t at = 0, name, name_n, value;
+    unsigned depth = 0;
+    memset(head, 0, sizeof(*head));
+    head->of = UINT64_MAX;
+    while ((!has_id || !has_kind || (!has_of && head->kind == AG_KIND_SETTLE)) &&
+           next_member(entry, n, &at, &depth, &name, &name_n, &value)) {
+        if (!has_id && is_text(entry + name, name_n, "id")) {
+            has_id = true;
+            (void)read_id(entry, n, value, head->id);
+        } else if (!has_kind && is_text(entry + name, name_n, "kind")) {
+            has_kind = true;
+            head->kind = read_kind(entry, n, value);
+        } else if (!has_of && is_text(entry + name, name_n, "of")) {
+            has_of = true;
+            head->of = read_number(entry, n, value);
+        }
+    }
+}
+
 int
 ag_meta_id(const uint8_t *meta, size_t n, uint8_t id[AG_UUID_SIZE],
            struct ag_error *err)
 {
-    static const char name[] = "\"id\"";
+    size_t at = 0, name, name_n, value;
     unsigned depth = 0;
-    for (size_t i = 0; i < n;) {
-        if (meta[i] == '{' || meta[i] == '[') {
-            depth++;
-            i++;
-        } else if (meta[i] == '}' || meta[i] == ']') {
-            depth--;
-            i++;
-        } else if (meta[i] == '"') {
-            size_t end = skip_string(meta, n, i);
-            size_t colon = skip_space(meta, n, end);
-            if (depth == 1 && end - i == 4 && memcmp(meta + i, name, 4) == 0 &&
-                colon < n && meta[colon] == ':') {
-                size_t value = skip_space(meta, n, colon + 1);
-                if (value + AG_UUID_TEXT + 1 < n && meta[value] == '"' &&
-                    meta[value + AG_UUID_TEXT + 1] == '"' &&
-                    ag_uuid_parse((const char *)meta + value + 1, AG_UUID_TEXT, id) ==
-                        AG_OK) {
-                    return AG_OK;
-                }
-                break;
+    while (next_member(meta, n, &at, &depth, &name, &name_n, &value)) {
+        if (is_text(meta + name, name_n, "id")) {
+            if (read_id(meta, n, value, id)) {
+                return AG_OK;
             }
-            i = end;
-        } else {
-            i++;
+            break;
         }
     }
     int status = ag_fail(err, AG_EINVAL, "entry has no member \"id\" that is a UUID");

@@ -49,6 +49,20 @@ int ag_uuid_parse(const char *text, size_t n, uint8_t id[AG_UUID_SIZE]);
  * within AG_ENTRY_MAX. AG_EINVAL or AG_ETOOBIG. JSON and schema are fsck's to check. */
 int ag_meta_check(const uint8_t *meta, size_t n, struct ag_error *err);
 
+/* What the ledger itself must know of an entry; all else is opaque to it. */
+enum ag_kind { AG_KIND_OTHER, AG_KIND_INTENT, AG_KIND_SETTLE };
+
+struct ag_entry_head {
+    uint8_t id[AG_UUID_SIZE]; /* all zero: none */
+    enum ag_kind kind;
+    uint64_t of; /* of a settle: index of its intent; UINT64_MAX: none */
+};
+
+/* Reads the members `id`, `kind` and, of a settle, `of` at the top level, wherever they
+ * are; of a name that comes twice the first counts. Never fails: whatever is not there,
+ * or not of its form, is none. */
+void ag_entry_head(const uint8_t *entry, size_t n, struct ag_entry_head *head);
+
 /* Finds the UUID in the member "id" of the top level of meta. AG_EINVAL when there is
  * none. */
 int ag_meta_id(const uint8_t *meta, size_t n, uint8_t id[AG_UUID_SIZE],

@@ -64,6 +64,7 @@ ag_ledger_submit(struct ag_ledger *ledger, const uint8_t *meta, size_t meta_n,
 {
     char tail[AG_ENTRY_TAIL_MAX];
     uint8_t *place = NULL;
+    uint8_t id[AG_UUID_SIZE] = {0};
     bool is_empty = false;
     int status = check_process(ledger, err);
     if (status == AG_OK) {
@@ -75,13 +76,20 @@ ag_ledger_submit(struct ag_ledger *ledger, const uint8_t *meta, size_t meta_n,
     size_t body_n = ag_meta_body(meta, meta_n, &is_empty);
     size_t tail_n = ag_entry_tail(is_empty, request, response, tail);
     uint32_t n = (uint32_t)(body_n + tail_n);
+    (void)ag_meta_id(meta, meta_n, id, NULL); /* without one it is found by none */
 
     pthread_mutex_lock(&ledger->lock);
-    status = ledger->reopening ? AG_EPOISONED : ag_wal_reserve(ledger->wal, n, &place);
+    status = ledger->reopening
+                 ? AG_EPOISONED
+                 : ag_pending_reserve_lock_held(ledger, ledger->submitted);
+    if (status == AG_OK) {
+        status = ag_wal_reserve(ledger->wal, n, &place);
+    }
     if (status == AG_OK) {
         memcpy(place, meta, body_n);
         memcpy(place + body_n, tail, tail_n);
         *index = ag_wal_commit(ledger->wal, n) - 1;
+        ag_pending_put_lock_held(ledger, *index, id);
         ledger->submitted = *index + 1;
     } else if (status == AG_EPOISONED) {
         status = failure_lock_held(ledger, err);

@@ -22,6 +22,7 @@
 #include "base/io.h"
 #include "base/status.h"
 #include "log/entry.h"
+#include "log/ids.h"
 #include "log/note.h"
 #include "log/proof.h"
 #include "wal/writer.h"
@@ -103,6 +104,17 @@ int ag_ledger_failure(struct ag_ledger *ledger, struct ag_error *err);
  * AG_ENOTYET. Reads a file when the entry has left memory: not for an event loop. */
 int ag_ledger_entry(struct ag_ledger *ledger, uint64_t index, uint8_t **entry,
                     size_t *n, struct ag_error *err);
+
+/* Adds to `found` (owned by the caller) the indices of the entries that carry `id`,
+ * submitted ones included, ascending. It may read files, but a few pages only: of the
+ * entries themselves where the id column is damaged. AG_EIO, AG_ENOMEM, AG_EFORKED. */
+int ag_ledger_find(struct ag_ledger *ledger, const uint8_t id[AG_UUID_SIZE],
+                   struct ag_found *found, struct ag_error *err);
+
+/* The intents that had no settle when the ledger was opened, ascending; *index is owned
+ * by the caller (ag_free; NULL when there are none). AG_ENOMEM. */
+int ag_ledger_open_intents(struct ag_ledger *ledger, uint64_t **index, size_t *count,
+                           struct ag_error *err);
 
 /* The last published checkpoint, with a NUL behind it; n = 0 when there is none. */
 void ag_ledger_checkpoint(struct ag_ledger *ledger, char out[AG_CHECKPOINT_MAX],

@@ -315,6 +315,10 @@ release(struct ag_ledger *ledger)
     }
     ag_store_close(&ledger->store);
     ag_wakeup_close(&ledger->wakeup);
+    ag_ids_close(&ledger->ids);
+    ag_intents_free(&ledger->intents);
+    ag_intents_free(&ledger->intents_at_open);
+    ag_pending_free(ledger);
     ag_free(ledger->bundle.bytes);
     ag_free(ledger);
 }
@@ -329,7 +333,7 @@ make(const struct ag_ledger_options *options, struct ag_ledger **ledger,
     }
     made->io = options->io != NULL ? options->io : ag_io_posix();
     made->pid = getpid();
-    made->lock_fd = made->store.root_fd = -1;
+    made->lock_fd = made->store.root_fd = made->ids.tail_fd = -1;
     made->wakeup.read_fd = made->wakeup.write_fd = -1;
     made->publish_gap_ns = options->publish_gap_us * 1000;
     made->publish_max_ns = options->publish_max_us * 1000;

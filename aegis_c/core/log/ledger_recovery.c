@@ -239,7 +239,17 @@ ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *opti
         status = load_marked(&r, err);
     }
     if (status == AG_OK) {
+        status = ag_ledger_open_ids(ledger, err);
+    }
+    if (status == AG_OK) {
         status = replay(&r, size, err);
+    }
+    if (status == AG_OK) {
+        status = ag_ids_flush(&ledger->ids, err);
+    }
+    if (status == AG_OK &&
+        ag_intents_copy(&ledger->intents, &ledger->intents_at_open) != AG_OK) {
+        status = ag_fail(err, AG_ENOMEM, "no memory for the open intents");
     }
     return status == AG_OK ? adopt(&r, size, err) : status;
 }

@@ -12,17 +12,20 @@
 #include <stdbool.h>
 
 #include "base/sync.h"
+#include "log/bundle.h"
+#include "log/ids.h"
+#include "log/intents.h"
 #include "log/ledger.h"
 #include "log/store.h"
 #include "log/tile.h"
 #include "wal/writer.h"
 
-/* The entries of the incomplete bundle: u16be length, octets, one after the other. */
-struct ag_bundle {
-    uint8_t *bytes; /* owned */
-    size_t used, room;
-    size_t start[AG_TILE_WIDTH]; /* offset of each entry's length */
-    unsigned count;
+#define AG_PENDING_CHUNK 4096u
+
+/* Ids of the entries that are submitted and not integrated. */
+struct ag_pending {
+    struct ag_pending_chunk *first, *last; /* owned */
+    struct ag_pending_chunk *spare;        /* owned: saves an allocation */
 };
 
 struct ag_ledger {
@@ -50,9 +53,11 @@ struct ag_ledger {
     bool reopening;               /* the thread has the producer side */
     struct ag_error failure;      /* what stopped the log, while reopening */
     struct ag_ledger_stats stats; /* counters of the thread */
+    struct ag_pending pending;
 
     _Atomic uint64_t stage_size[AG_STAGES];
     _Atomic int event_pending;
+    _Atomic uint64_t damaged_run; /* of the id column, and 1; 0: none is known */
 
     pthread_mutex_t tree_lock;
     /* under tree_lock; changed by the thread only */
@@ -63,7 +68,11 @@ struct ag_ledger {
     uint64_t checkpoint_size;
     uint8_t checkpoint_root[AG_HASH_SIZE];
 
+    struct ag_intents intents_at_open; /* constant once open */
+
     /* the thread's */
+    struct ag_ids ids; /* but its place, which is constant */
+    struct ag_intents intents;
     uint64_t low_water;  /* entries that recovery need not replay */
     bool tiles_doubtful; /* a sync of them failed: the mark stays */
 };
@@ -75,6 +84,17 @@ int ag_ledger_private_path(const struct ag_ledger *ledger, const char *name,
 /* ledger_recovery.c */
 int ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *options,
                       struct ag_error *err);
+
+/* ledger_ids.c: ids that are not in the column yet; the column, whose writer is the
+ * thread; and mending it, a run at a time. */
+int ag_pending_reserve_lock_held(struct ag_ledger *ledger, uint64_t index);
+void ag_pending_put_lock_held(struct ag_ledger *ledger, uint64_t index,
+                              const uint8_t id[AG_UUID_SIZE]);
+void ag_pending_drop_lock_held(struct ag_ledger *ledger, uint64_t size);
+void ag_pending_free(struct ag_ledger *ledger);
+int ag_ledger_open_ids(struct ag_ledger *ledger, struct ag_error *err);
+bool ag_ledger_ids_mendable(struct ag_ledger *ledger);
+int ag_ledger_mend_ids(struct ag_ledger *ledger, struct ag_error *err);
 
 /* ledger_mark.c: how far the files on disk are trusted without the log. */
 int ag_ledger_read_mark(struct ag_ledger *ledger, uint64_t *size,

@@ -21,14 +21,15 @@
 /* What the thread alone knows. */
 struct work {
     struct ag_wal_cursor *cursor; /* owned; at the first entry not integrated */
-    uint64_t integrated, published;
+    uint64_t integrated; /* in the tree; told once their ids are in the column */
+    uint64_t announced, published;
     uint64_t first_unpublished_ns, last_publish_ns, retry_ns;
     uint64_t reopen_ns, reopen_delay_ns; /* 0: the log has not failed */
 };
 
 /* What is due now, decided under the lock. */
 struct due {
-    bool integrate, publish, reopen, stop;
+    bool integrate, publish, mend, reopen, stop;
 };
 
 static void
@@ -104,13 +105,30 @@ integrate(struct ag_ledger *ledger, struct work *work)
         }
         work->integrated++;
     }
-    if (work->integrated == before) {
+    if (work->integrated == work->announced) {
         return;
     }
-    if (before == work->published) {
+    if (ag_ids_flush(&ledger->ids, &err) != AG_OK) {
+        count_failure(ledger, work, &err);
+        return;
+    }
+    if (work->announced == work->published) {
         work->first_unpublished_ns = ag_clock_ns();
     }
+    work->announced = work->integrated;
     announce(ledger, AG_INTEGRATED, work->integrated);
+    pthread_mutex_lock(&ledger->lock);
+    ag_pending_drop_lock_held(ledger, work->integrated);
+    pthread_mutex_unlock(&ledger->lock);
+}
+
+static void
+mend(struct ag_ledger *ledger, struct work *work)
+{
+    struct ag_error err;
+    if (ag_ledger_mend_ids(ledger, &err) != AG_OK) {
+        count_failure(ledger, work, &err);
+    }
 }
 
 static void
@@ -202,7 +220,7 @@ decide_lock_held(struct ag_ledger *ledger, struct work *work, struct due *due)
         due->reopen = work->reopen_ns <= now;
         next = earlier(next, work->reopen_ns);
     }
-    if (work->integrated < durable) {
+    if (work->integrated < durable || work->announced < work->integrated) {
         due->integrate = work->retry_ns <= now || closing;
         next = earlier(next, work->retry_ns);
     } else if (work->integrated > work->published) {
@@ -212,13 +230,20 @@ decide_lock_held(struct ag_ledger *ledger, struct work *work, struct due *due)
         due->publish = at <= now || (closing && complete);
         next = earlier(next, at);
     }
+    if (!due->integrate && !due->publish && !closing &&
+        ag_ledger_ids_mendable(ledger)) {
+        due->mend = work->retry_ns <= now;
+        next = earlier(next, work->retry_ns);
+    }
     if (closing) {
         bool complete =
             work->published == durable && (failed || durable == ledger->submitted);
         due->stop = complete || ledger->close_by_ns <= now;
         next = earlier(next, ledger->close_by_ns);
     }
-    return due->integrate || due->publish || due->reopen || due->stop ? 0 : next;
+    bool nothing =
+        !due->integrate && !due->publish && !due->mend && !due->reopen && !due->stop;
+    return nothing ? next : 0;
 }
 
 /* A busy thread on the event loop's core costs the loop 4 ms of lag at nice 0, 0.09 ms
@@ -235,7 +260,9 @@ void *
 ag_ledger_thread(void *arg)
 {
     struct ag_ledger *ledger = arg;
-    struct work work = {.integrated = ag_ledger_stage_size(ledger, AG_INTEGRATED),
+    uint64_t size = ag_ledger_stage_size(ledger, AG_INTEGRATED);
+    struct work work = {.integrated = size,
+                        .announced = size,
                         .published = ag_ledger_stage_size(ledger, AG_PUBLISHED),
                         .first_unpublished_ns = ag_clock_ns()};
     struct due due = {0};
@@ -259,6 +286,9 @@ ag_ledger_thread(void *arg)
         }
         if (due.publish) {
             publish(ledger, &work);
+        }
+        if (due.mend) {
+            mend(ledger, &work);
         }
         /* A disk that refuses tiles must not keep a process from ending. */
         last_try = closing && work.retry_ns != failed_at;

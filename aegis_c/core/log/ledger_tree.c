@@ -8,51 +8,6 @@
 #include "base/bytes.h"
 #include "log/ledger_state.h"
 
-/* ---- the bundle of the incomplete tile ---- */
-
-static int
-bundle_add_lock_held(struct ag_bundle *bundle, const uint8_t *entry, size_t n)
-{
-    size_t needed = bundle->used + 2 + n;
-    if (needed > bundle->room) {
-        size_t room = needed + needed / 2;
-        uint8_t *larger = ag_realloc(bundle->bytes, room);
-        if (larger == NULL) {
-            return AG_ENOMEM;
-        }
-        bundle->bytes = larger;
-        bundle->room = room;
-    }
-    bundle->start[bundle->count++] = bundle->used;
-    ag_put_u16be(bundle->bytes + bundle->used, (uint16_t)n);
-    memcpy(bundle->bytes + bundle->used + 2, entry, n);
-    bundle->used = needed;
-    return AG_OK;
-}
-
-static void
-bundle_drop_last_lock_held(struct ag_bundle *bundle)
-{
-    bundle->used = bundle->start[--bundle->count];
-}
-
-/* The entry at *offset of a bundle; moves *offset behind it. */
-static int
-next_of_bundle(const uint8_t *bytes, size_t n, size_t *offset, const uint8_t **entry,
-               size_t *entry_n, struct ag_error *err)
-{
-    size_t left = n - *offset;
-    size_t length = left >= 2 ? ag_get_u16be(bytes + *offset) : 0;
-    if (left < 2 || left - 2 < length) {
-        return ag_fail(err, AG_ECORRUPT, "entry bundle ends early, at byte %zu",
-                       *offset);
-    }
-    *entry = bytes + *offset + 2;
-    *entry_n = length;
-    *offset += 2 + length;
-    return AG_OK;
-}
-
 /* ---- loading ---- */
 
 static int
@@ -70,7 +25,7 @@ load_bundle(struct ag_ledger *ledger, uint64_t size, struct ag_error *err)
         const uint8_t *entry = NULL;
         uint8_t leaf[AG_HASH_SIZE];
         size_t entry_n = 0;
-        status = next_of_bundle(bytes, n, &offset, &entry, &entry_n, err);
+        status = ag_bundle_next(bytes, n, &offset, &entry, &entry_n, err);
         if (status == AG_OK) {
             ag_leaf_hash(entry, entry_n, leaf);
             if (memcmp(leaf, ledger->frontier.tile[0][i], AG_HASH_SIZE) != 0) {
@@ -79,7 +34,7 @@ load_bundle(struct ag_ledger *ledger, uint64_t size, struct ag_error *err)
             }
         }
         if (status == AG_OK &&
-            bundle_add_lock_held(&ledger->bundle, entry, entry_n) != AG_OK) {
+            ag_bundle_add(&ledger->bundle, entry, entry_n) != AG_OK) {
             status = ag_fail(err, AG_ENOMEM, "no memory for the entry bundle");
         }
     }
@@ -153,14 +108,24 @@ ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
                     bool compare, struct ag_error *err)
 {
     struct full_ctx ctx = {ledger, compare, err};
+    struct ag_entry_head head;
     uint8_t leaf[AG_HASH_SIZE];
+    uint64_t index = ledger->frontier.size;
     if (n > AG_ENTRY_MAX) {
         return ag_fail(err, AG_ECORRUPT, "entry has %zu octets, at most %d allowed", n,
                        AG_ENTRY_MAX);
     }
+    ag_entry_head(entry, n, &head);
+    int status = ag_ids_add(&ledger->ids, index, head.id, err);
+    if (status != AG_OK) {
+        return status;
+    }
+    if (ag_intents_reserve(&ledger->intents) != AG_OK) {
+        return ag_fail(err, AG_ENOMEM, "no memory for the open intents");
+    }
     ag_leaf_hash(entry, n, leaf);
     pthread_mutex_lock(&ledger->tree_lock);
-    int status = bundle_add_lock_held(&ledger->bundle, entry, n);
+    status = ag_bundle_add(&ledger->bundle, entry, n);
     pthread_mutex_unlock(&ledger->tree_lock);
     if (status != AG_OK) {
         return ag_fail(err, status, "no memory for the entry bundle");
@@ -170,7 +135,7 @@ ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
     status = ag_frontier_flush(&ledger->frontier, leaf, write_full_tile, &ctx);
     pthread_mutex_lock(&ledger->tree_lock);
     if (status != AG_OK) {
-        bundle_drop_last_lock_held(&ledger->bundle);
+        ag_bundle_drop_last(&ledger->bundle);
     } else {
         ag_frontier_append(&ledger->frontier, leaf);
         if (ledger->frontier.size % AG_TILE_WIDTH == 0) {
@@ -179,6 +144,9 @@ ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
         }
     }
     pthread_mutex_unlock(&ledger->tree_lock);
+    if (status == AG_OK) {
+        ag_intents_take(&ledger->intents, index, &head);
+    }
     return status;
 }
 
@@ -384,7 +352,7 @@ read_from_bundle(struct ag_ledger *ledger, uint64_t index, uint8_t **entry, size
     int status = ag_store_read_bundle(&ledger->store, index / AG_TILE_WIDTH,
                                       AG_TILE_WIDTH, &bytes, &bytes_n, err);
     for (uint64_t i = 0; status == AG_OK && i <= index % AG_TILE_WIDTH; i++) {
-        status = next_of_bundle(bytes, bytes_n, &offset, &at, &length, err);
+        status = ag_bundle_next(bytes, bytes_n, &offset, &at, &length, err);
     }
     if (status == AG_OK) {
         status = copy_entry(at, length, entry, n, err);

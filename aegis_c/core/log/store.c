@@ -189,12 +189,20 @@ int
 ag_store_read_bundle(const struct ag_store *store, uint64_t n, unsigned width,
                      uint8_t **bytes, size_t *bytes_n, struct ag_error *err)
 {
-    char path[PATH_MAX];
-    int fd = open_tile(store, AG_TILE_ENTRIES, n, width, path, err);
-    if (fd < 0) {
-        return fd;
+    char path[PATH_MAX], name[AG_TILE_PATH_SIZE];
+    const unsigned widths[2] = {width, AG_TILE_WIDTH};
+    int status = AG_ENOTFOUND;
+    for (size_t i = width == AG_TILE_WIDTH; i < 2 && status == AG_ENOTFOUND; i++) {
+        ag_tile_path(name, AG_TILE_ENTRIES, n, widths[i]);
+        status = join(store, name, path, err);
+        if (status == AG_OK) {
+            status = ag_io_read_file(store->io, path,
+                                     AG_TILE_WIDTH * (size_t)(UINT16_MAX + 2), bytes,
+                                     bytes_n, err);
+        }
     }
-    (void)store->io->close(store->io->ctx, fd);
-    return ag_io_read_file(store->io, path, AG_TILE_WIDTH * (size_t)(UINT16_MAX + 2),
-                           bytes, bytes_n, err);
+    if (status == AG_ENOTFOUND) {
+        ag_error_advice(err, "Restore the file from a copy of the published folder.");
+    }
+    return status;
 }

@@ -6,6 +6,8 @@ refuses a request raises :class:`Refusal`; whoever catches it writes the entry a
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 _encode = msgspec.json.Encoder().encode
@@ -93,6 +95,29 @@ def overloaded(message: str, *, retry_after: int = 1, code: str = "overloaded") 
         stage="limits",
         type=SERVER_ERROR,
         headers=((b"retry-after", str(retry_after).encode()),),
+    )
+
+
+def unavailable(seconds: float) -> Refusal:
+    """503: every model server that could be asked has failed too often; nothing was sent."""
+    return Refusal(
+        503,
+        "upstream_unavailable",
+        "The model server has failed repeatedly and is left alone for a while.",
+        stage="upstream",
+        type=UPSTREAM_ERROR,
+        headers=((b"retry-after", str(max(1, math.ceil(seconds))).encode()),),
+    )
+
+
+def unknown_model(model: str | None) -> Refusal:
+    """404: the settings name no model server for this model."""
+    return Refusal(
+        404,
+        "model_not_found",
+        f"The model {(model or '')[:256]!r} does not exist or is not served here.",
+        stage="upstream",
+        param="model",
     )
 
 

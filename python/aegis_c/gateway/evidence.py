@@ -88,6 +88,7 @@ class Call:
         "model",
         "owed",
         "principal",
+        "provider",
         "recorded",
         "request",
         "session",
@@ -105,6 +106,7 @@ class Call:
         self.session: bytes | None = None
         self.principal: Principal | None = None
         self.model: str | None = None
+        self.provider: str | None = None  # the target that was asked last
         self.request: Commitment | bytes | None = None  # the body, once it has been read
         self.admitted = False  # from here on there is room for its entries
         self.owed = 0  # entries it may still make
@@ -126,7 +128,6 @@ class Evidence:
         ledger: AsyncLedger,
         *,
         policy: str,
-        provider: str,
         refuse_on_failure: bool,
         rejections_per_source: float,
         rejections_total: float,
@@ -137,7 +138,6 @@ class Evidence:
         self._reserved = reserved
         self.use(
             policy=policy,
-            provider=provider,
             refuse_on_failure=refuse_on_failure,
             rejections_per_source=rejections_per_source,
             rejections_total=rejections_total,
@@ -154,22 +154,15 @@ class Evidence:
         self,
         *,
         policy: str,
-        provider: str,
         refuse_on_failure: bool,
         rejections_per_source: float,
         rejections_total: float,
     ) -> None:
         """Entries from now on are made under these settings."""
         self._policy = policy
-        self._provider = provider
         self.refuses = refuse_on_failure
         self._per_source = 1.0 / rejections_per_source
         self._total = 1.0 / rejections_total
-
-    @property
-    def provider(self) -> str:
-        """The ``provider`` member of entries."""
-        return self._provider
 
     # -- the kinds ---------------------------------------------------------------------------
 
@@ -186,7 +179,7 @@ class Evidence:
         entry = self._entry("call", call)
         entry.status = status
         entry.usage = usage
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
         return self._submit(entry, call.request, response)
@@ -195,7 +188,7 @@ class Evidence:
         """A stream is about to begin, or (in write-ahead mode, no ``status`` yet) any call."""
         entry = self._entry("intent", call)
         entry.status = status
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, None)
         return self._submit(entry, call.request, None)
@@ -219,7 +212,7 @@ class Evidence:
         entry.status = status
         entry.usage = usage
         entry.events = events
-        entry.provider = self._provider
+        entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
         return self._submit(entry, None, response)
@@ -242,8 +235,7 @@ class Evidence:
         entry.reason = reason
         entry.stage = stage
         entry.timing = _timing(call)
-        if call.admitted:
-            entry.provider = self._provider
+        entry.provider = call.provider
         _set_model(entry, call.model, None)
         request = call.request if call.intent is None else None
         index = self._submit(entry, request, response)
@@ -298,7 +290,7 @@ class Evidence:
             await self._ledger.integrated(size - 1)
             self.admin("restart", size=size, root=native.root(size))
         abandoned = 0
-        for index in self._ledger.index.open_intents():
+        for index in native.open_intents():
             await self._ledger.integrated(index)
             intent = json.loads(self._ledger.native.entry(index))
             entry = Entry(
@@ -377,7 +369,7 @@ class Evidence:
         suppressed = self._suppressed
         if suppressed:
             entry.suppressed = suppressed
-        index = self._ledger.submit(_encode(entry), request, response, request_id=entry.id)
+        index = self._ledger.submit(_encode(entry), request, response)
         self._suppressed -= suppressed
         self.submitted[entry.kind] = self.submitted.get(entry.kind, 0) + 1
         return index

@@ -21,14 +21,17 @@ from aegis_c.gateway.errors import method_not_allowed
 from aegis_c.gateway.evidence import Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
 from aegis_c.gateway.hot.auth import Auth, Principal
+from aegis_c.gateway.hot.breaker import CLOSED, HALF_OPEN, OPEN
+from aegis_c.gateway.hot.dispatch import Dispatcher
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
-from aegis_c.gateway.hot.pool import Pool
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
+from aegis_c.gateway.hot.retry import Retries
+from aegis_c.gateway.hot.targets import Targets
 from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
@@ -57,7 +60,8 @@ class Runtime:
     running: bool
     ledger: AsyncLedger
     background: Background
-    pool: Pool
+    targets: Targets
+    retries: Retries
     admission: Admission
     evidence: Evidence
     refuser: Refuser
@@ -115,7 +119,7 @@ class Runtime:
             deadline = time.monotonic() + self.settings.shutdown_deadline
             self.admission.close()
             await self._calls_end(deadline)
-            self.pool.close()  # streams that are still under way end with an error event
+            self.targets.close()  # streams that are still under way end with an error event
             for task in list(self._retiring):
                 task.cancel()
             await self._calls_end(time.monotonic() + 1.0)
@@ -172,16 +176,16 @@ class Runtime:
             raise
         try:
             upstream = settings.upstream
-            if upstream.url is None:
+            if not upstream.configured:
                 upstream = upstream.model_copy(update=await self._start_model())
             limits = settings.limits
             self.background = Background(limits.background_queue, limits.background_workers)
             self.background.start()
             try:
-                self.pool = Pool(upstream)
+                self.targets = Targets.of(upstream)
             except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
                 raise SettingsError(f"upstream: {error}") from None
-            self._open(upstream.name)
+            self._open()
             self._assemble()
             abandoned = await self.evidence.recover()
             if abandoned:
@@ -195,7 +199,7 @@ class Runtime:
             await self._stop_parts(1.0)
             raise
 
-    def _open(self, provider: str) -> None:
+    def _open(self) -> None:
         """Make what lives as long as the ledger is open; a reload changes it in place."""
         settings, limits = self.settings, self.settings.limits
         native, background = self.ledger.native, self.background
@@ -212,12 +216,12 @@ class Runtime:
         self.evidence = Evidence(
             self.ledger,
             policy=self._policy,
-            provider=provider,
             refuse_on_failure=refuse,
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
         )
+        self.retries = Retries(settings.upstream.retry)
         self.refuser = Refuser(self.evidence, self.metrics)
 
     def _assemble(self) -> None:
@@ -228,6 +232,7 @@ class Runtime:
         relay = Relay(
             ledger=self.ledger, recording=recording, analyst=analyst, metrics=self.metrics
         )
+        dispatcher = Dispatcher(self.targets, self.retries, asyncio.get_running_loop().time)
         guard = Guard(limits.max_body_bytes, limits.max_json_depth, limits.body_timeout)
         self.hot = {
             "/health": _health,
@@ -241,7 +246,7 @@ class Runtime:
                 recording=recording,
                 forwarder=Forwarder(
                     b"/chat/completions",
-                    pool=self.pool,
+                    dispatcher=dispatcher,
                     recording=recording,
                     relay=relay,
                     analyst=analyst,
@@ -270,8 +275,8 @@ class Runtime:
 
     async def _stop_parts(self, seconds: float) -> None:
         """Close what was opened, in reverse order; a part that never started is skipped."""
-        if hasattr(self, "pool"):
-            self.pool.close()
+        if hasattr(self, "targets"):
+            self.targets.close()
         if hasattr(self, "background"):
             await self.background.drain(seconds)
         if hasattr(self, "evidence"):
@@ -298,13 +303,13 @@ class Runtime:
         Raises SettingsError when they cannot be used without a restart: nothing has changed then.
         """
         check_reload(self.settings, settings)
-        pool = self.pool
+        targets = self.targets
         if settings.upstream != self.settings.upstream:
             try:
-                pool = Pool(settings.upstream)
+                targets = Targets.of(settings.upstream)
             except (OSError, ValueError) as error:
                 raise SettingsError(f"upstream: {error}") from None
-        old, self.settings, self._policy = self.settings, settings, settings.policy()
+        self.settings, self._policy = settings, settings.policy()
         self.auth = Auth(settings.keys)
         refuse = settings.evidence.on_failure == "refuse"
         self.admission.use(
@@ -313,27 +318,25 @@ class Runtime:
         self.background.use(settings.limits.background_queue)
         self.evidence.use(
             policy=self._policy,
-            provider=self.evidence.provider
-            if old.upstream == settings.upstream
-            else settings.upstream.name,
             refuse_on_failure=refuse,
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
         )
-        if pool is not self.pool:
-            retired, self.pool = self.pool, pool
+        if targets is not self.targets:
+            retired, self.targets = self.targets, targets
+            self.retries = Retries(settings.upstream.retry)
             task = asyncio.get_running_loop().create_task(self._retire(retired))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
         self._assemble()
 
-    async def _retire(self, pool: Pool) -> None:
-        """Close an upstream pool once its last exchange is over, or at shutdown."""
+    async def _retire(self, targets: Targets) -> None:
+        """Close targets once their last exchange is over, or at shutdown."""
         try:
-            while pool.stats()["busy"] or pool.stats()["waiting"]:  # noqa: ASYNC110
+            while targets.stats()["busy"] or targets.stats()["waiting"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         finally:
-            pool.close()
+            targets.close()
 
     # -- what routes ask ---------------------------------------------------------------------
 
@@ -350,6 +353,12 @@ class Runtime:
         if self.admission.closed:
             missing.append("shutting down")
         return missing
+
+    def breaker_states(self) -> dict[str, float]:
+        """Of every target: 0 closed, 1 half-open, 2 open."""
+        now = asyncio.get_running_loop().time()
+        values = {CLOSED: 0.0, HALF_OPEN: 1.0, OPEN: 2.0}
+        return {t.name: values[t.breaker.state(now)] for t in self.targets.all}
 
     def identify(self, request: Request) -> Principal:
         """The caller of a route outside the hot path. Raises Refusal (401, 403)."""
@@ -437,7 +446,7 @@ def _add_gauges(runtime: Runtime) -> None:
         "aegis_upstream_connections",
         "Connections to the upstream; waiting: calls without one.",
         "state",
-        of(lambda: {k: float(v) for k, v in runtime.pool.stats().items()}),
+        of(lambda: {k: float(v) for k, v in runtime.targets.stats().items()}),
     )
     gauge(
         "aegis_ledger_entries",
@@ -480,5 +489,29 @@ def _add_gauges(runtime: Runtime) -> None:
         "aegis_upstream_retries",
         "Requests sent a second time because a kept connection was closed.",
         "",
-        of(lambda: {"": runtime.pool.retries}),
+        of(lambda: {"": runtime.targets.resent()}),
+    )
+    counter(
+        "aegis_retries",
+        "Calls asked again, of the same target or another one.",
+        "",
+        of(lambda: {"": runtime.retries.made}),
+    )
+    counter(
+        "aegis_retries_exhausted",
+        "Calls not asked again because the retry budget was used up.",
+        "",
+        of(lambda: {"": runtime.retries.exhausted}),
+    )
+    gauge(
+        "aegis_target_breaker",
+        "State of a target's circuit breaker: 0 closed, 1 half-open, 2 open.",
+        "target",
+        of(runtime.breaker_states),
+    )
+    counter(
+        "aegis_target_opened",
+        "Times that a target's circuit breaker opened.",
+        "target",
+        of(lambda: {t.name: t.breaker.opened for t in runtime.targets.all}),
     )

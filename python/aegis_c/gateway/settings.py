@@ -201,8 +201,10 @@ class Settings(BaseSettings):
         and in how many processes (PROCESS), and the secrets (the upstream's key, key digests).
         """
         shown = self.model_dump(mode="json", exclude=dict.fromkeys(PROCESS, True))
-        for secret in ("api_key", "proxy_login"):
-            del shown["upstream"][secret]
+        for upstream in (shown["upstream"], *shown["upstream"]["targets"]):
+            del upstream["api_key"]
+        del shown["upstream"]["proxy_login"]
+        shown["upstream"]["retry"]["statuses"].sort()
         for key in shown["keys"]:
             del key["sha256"]
             key["roles"] = sorted(key["roles"])

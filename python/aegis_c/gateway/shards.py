@@ -88,7 +88,6 @@ async def _recover(ledger: AsyncLedger, settings: Settings) -> int:
     evidence = Evidence(
         ledger,
         policy=settings.policy(),
-        provider=settings.upstream.name,
         refuse_on_failure=True,
         rejections_per_source=settings.evidence.rejections_per_source,
         rejections_total=settings.evidence.rejections_total,

@@ -1,4 +1,4 @@
-"""The settings of what stands behind the gateway: one upstream.
+"""The settings of what stands behind the gateway: one upstream, or several targets.
 
 Nothing of a request takes part in any of this: which hosts are ever contacted is decided here.
 """
@@ -14,6 +14,71 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from aegis_c.gateway.hot.pool.proxy import parse_proxy
 from aegis_c.gateway.tables import Name, Seconds, Table
+
+
+class Retry(Table):
+    """When a call is asked again: never once a model may have begun to work on it."""
+
+    attempts: int = Field(default=2, ge=0, le=10, description="Further attempts for one call.")
+    statuses: frozenset[Annotated[int, Field(ge=400, le=599)]] = Field(
+        default=frozenset({429}),
+        description="Answers after which another attempt is made; a status of 500 and above is "
+        "also tried again when it carries retry-after.",
+    )
+    backoff: Seconds = Field(
+        default=0.25,
+        description="The n-th attempt waits a random time up to this x 2^n, unless another target "
+        "is free.",
+    )
+    max_wait: Seconds = Field(
+        default=5.0, description="Longest wait; a longer retry-after goes to the caller."
+    )
+    budget: float = Field(
+        default=0.1, ge=0, le=1, description="Retries per call on average, over all calls."
+    )
+    reserve: int = Field(
+        default=10, ge=0, le=10_000, description="Retries that may come at once beyond that."
+    )
+
+
+class Breaker(Table):
+    """When a target that fails is left alone for a while."""
+
+    enabled: bool = True
+    window: Seconds = Field(default=10.0, description="Seconds over which failures are counted.")
+    min_calls: int = Field(default=20, ge=1, description="Fewer calls in a window say nothing.")
+    failure_rate: float = Field(default=0.5, gt=0, le=1)
+    open_for: Seconds = Field(
+        default=5.0, description="Seconds until one call may try again; doubles up to open_max."
+    )
+    open_max: Seconds = 60.0
+
+
+class Target(Table):
+    """One of several upstreams; what is not said here is as in `upstream`."""
+
+    name: Name = Field(description="The `provider` member of entries.")
+    url: str
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    ca_file: Path | None = None
+    weight: int = Field(default=1, ge=1, le=1000, description="Its share within its tier.")
+    tier: int = Field(
+        default=0, ge=0, le=99, description="Used when no target of a lower tier can be."
+    )
+    models: tuple[str, ...] = Field(
+        default=("*",), min_length=1, description="The models it serves: patterns with * and ?."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        return check_url(value)
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_api_key(cls, value: SecretStr | None) -> SecretStr | None:
+        return check_secret(value)
 
 
 class Upstream(Table):
@@ -59,6 +124,11 @@ class Upstream(Table):
     max_reply_bytes: int = Field(
         default=64 << 20, ge=1024, description="Largest plain reply; streams are not limited by it."
     )
+    targets: tuple[Target, ...] = Field(
+        default=(), description="Several upstreams, weighted and in tiers, instead of `url`."
+    )
+    retry: Retry = Retry()
+    breaker: Breaker = Breaker()
 
     @field_validator("url")
     @classmethod
@@ -90,19 +160,36 @@ class Upstream(Table):
 
     @model_validator(mode="after")
     def _check_together(self) -> Upstream:
+        if self.targets and (self.url or self.api_key or self.api_key_file):
+            raise ValueError("give either url (with its key) or targets, not both")
+        names = [target.name for target in self.targets]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"targets: the name {name!r} is given twice")
         check_keys(self.api_key, self.api_key_file)
+        for target in self.targets:
+            check_keys(target.api_key, target.api_key_file)
         return self
 
     @property
     def configured(self) -> bool:
         """False: nothing is named that could answer, so the built-in model does."""
-        return self.url is not None
+        return self.url is not None or bool(self.targets)
 
     def bearer(self) -> str | None:
         """The key to send, from the settings or from its file. Raises ValueError."""
         if self.api_key_file is not None:
             return read_secret(self.api_key_file)
         return None if self.api_key is None else self.api_key.get_secret_value()
+
+    def of(self, target: Target) -> Upstream:
+        """The settings of one target alone."""
+        own = {"name", "url", "api_key", "api_key_file"}
+        if target.ca_file is not None:
+            own.add("ca_file")
+        return self.model_copy(
+            update={"targets": (), **{name: getattr(target, name) for name in own}}
+        )
 
 
 def check_url(value: str) -> str:

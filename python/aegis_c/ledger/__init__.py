@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .asyncio_ledger import AsyncLedger
-    from .id_index import IdIndex
 
-__all__ = ["AsyncLedger", "IdIndex"]
+__all__ = ["AsyncLedger"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,8 +18,4 @@ def __getattr__(name: str) -> Any:
         from .asyncio_ledger import AsyncLedger
 
         return AsyncLedger
-    if name == "IdIndex":
-        from .id_index import IdIndex
-
-        return IdIndex
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

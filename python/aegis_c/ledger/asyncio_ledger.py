@@ -15,11 +15,9 @@ import os
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import msgspec
-
 from aegis_c import Commitment, Ledger, LedgerError
 
-from .id_index import IdIndex
+from . import ids
 
 State = Literal["durable", "integrated", "published"]
 _STATES: tuple[State, State, State] = ("durable", "integrated", "published")
@@ -28,13 +26,6 @@ _BATCH = 1024
 
 _CLOSE_SECONDS = 10.0
 """How long closing waits for the last checkpoint before it leaves that to the next open."""
-
-
-class _Id(msgspec.Struct):
-    id: str
-
-
-_decode_id = msgspec.json.Decoder(_Id).decode
 
 
 class _Waiters:
@@ -79,9 +70,9 @@ class AsyncLedger:
     """One shard of the ledger on one event loop.
 
     Made inside a running loop, used from that loop's thread only. Opening reads the disk
-    (recovery, and the id index, O(n)); it belongs before the server listens.
+    (recovery of the log's tail); it belongs before the server listens.
 
-    Attributes: native (aegis_c.Ledger, thread-safe), index (IdIndex).
+    Attributes: native (aegis_c.Ledger, thread-safe).
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Any) -> None:
@@ -89,8 +80,6 @@ class AsyncLedger:
         self._loop = asyncio.get_running_loop()
         self.native = Ledger(path, **options)
         try:
-            size = len(self.native)
-            self.index = IdIndex.rebuild(self.native.entry(i) for i in range(size))
             self._fd = self.native.fileno()
             self._waiters = {state: _Waiters() for state in _STATES}
             self._closing: asyncio.Task[None] | None = None
@@ -108,23 +97,23 @@ class AsyncLedger:
         response: Commitment | bytes | None = None,
         *,
         secret: bytes | None = None,
-        request_id: str | None = None,
     ) -> int:
         """Appends an entry and returns its index; memory only, never waits.
 
-        `request_id` is meta's `id`; without it, it is read out of meta. Raises LedgerFull
-        (no room, nothing appended), LedgerError (poisoned, closed), ValueError (meta).
+        Raises LedgerFull (no room, nothing appended), LedgerError (poisoned, closed),
+        ValueError (meta).
         """
         if self._closing is not None:
             raise LedgerError("ledger is closed")
-        index = self.native.submit(meta, request, response, secret=secret)
-        if request_id is None:
-            try:
-                request_id = _decode_id(meta).id
-            except msgspec.DecodeError:
-                return index
-        self.index.add(request_id, index)
-        return index
+        return self.native.submit(meta, request, response, secret=secret)
+
+    # -- looking up
+
+    async def find(self, request_id: str) -> list[int]:
+        """Indices of the entries of a request, ascending, submitted ones included; empty for
+        an unknown id. Files are read in a thread."""
+        key = ids.parse(request_id)
+        return [] if key is None else await asyncio.to_thread(self.native.find, key)
 
     # -- waiting
 

@@ -51,7 +51,7 @@ def router(runtime: Runtime) -> APIRouter:
         except LedgerError:
             pass  # poisoned: what was integrated before can still be proven
         readable = native.integrated_size
-        indices = [i for i in ledger.index.indices(request_id) if i < readable]
+        indices = [i for i in await ledger.find(request_id) if i < readable]
         entries = await asyncio.to_thread(_read, native, indices)
         indices = [i for i, entry in entries if kind in (None, entry["kind"])]
         if not indices or not _may_read(principal, entries[0][1]):

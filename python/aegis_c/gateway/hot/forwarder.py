@@ -17,7 +17,7 @@ from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.hot.adapters.openai import read_reply
 from aegis_c.gateway.hot.faults import in_openais_shape, upstream_garbage, upstream_refusal
 from aegis_c.gateway.hot.guard import Head
-from aegis_c.gateway.hot.pool import Connection, Pool, UpstreamError, header_line
+from aegis_c.gateway.hot.pool import UpstreamError, header_line
 from aegis_c.gateway.hot.reply import EVENTS, JSON, reply_headers
 from aegis_c.gateway.hot.watch import Watch
 from aegis_c.gateway.hot.wire import send_reply
@@ -25,6 +25,7 @@ from aegis_c.gateway.hot.wire import send_reply
 if TYPE_CHECKING:
     from aegis_c.gateway.background.analyst import Analyst
     from aegis_c.gateway.evidence import Call
+    from aegis_c.gateway.hot.dispatch import Dispatcher, Exchange
     from aegis_c.gateway.hot.recording import Background
     from aegis_c.gateway.hot.relay import Relay
 
@@ -38,16 +39,16 @@ class Forwarder:
         self,
         upstream_path: bytes,
         *,
-        pool: Pool,
+        dispatcher: Dispatcher,
         recording: Background,
         relay: Relay,
         analyst: Analyst,
     ) -> None:
-        self._pool = pool
+        self._dispatcher = dispatcher
         self._recording = recording
         self._relay = relay
         self._analyst = analyst
-        self._head = pool.request_head(b"POST", upstream_path)
+        self._path = upstream_path
 
     async def run(
         self, call: Call, stream: bool, head: Head, body: bytes, receive: Receive, send: Send
@@ -56,18 +57,17 @@ class Forwarder:
 
         Raises Refusal while nothing has been sent to the caller, ClientGone when it left.
         """
-        request = self._request(call, head, body)
+        fields = self._fields(call, head, body)
+        call.provider = self._dispatcher.sole
         await self._recording.before(call)
         watch = Watch(receive)
-        pool = self._pool
-        connection: Connection | None = None
+        exchange: Exchange | None = None
         try:
             sent = time.perf_counter_ns()
-            connection = await pool.open(request, body)
-            watch.connection = connection
-            connection.on_slow = watch.start
-            self._recording.asked(call, body)
-            connection = watch.connection = await pool.answered(connection, request, body)
+            exchange = await self._dispatcher.ask(
+                call, self._path, fields, body, watch, self._recording.asked
+            )
+            connection = exchange.connection
             status = connection.status
             media = connection.headers.get(b"content-type", b"")
             if stream and status == 200 and (not media or media.lower().startswith(EVENTS)):
@@ -77,24 +77,23 @@ class Forwarder:
             call.upstream_ns = time.perf_counter_ns() - sent
             watch.stop()
             headers = connection.headers
-            connection.release()
+            exchange.close()
         except UpstreamError as error:
-            log.warning("call %s: upstream: %s", call.id, error)
+            log.warning("call %s: upstream %s: %s", call.id, call.provider, error)
             raise upstream_refusal(error) from None
         finally:
             watch.stop()
-            if connection is not None:
-                connection.release()
+            if exchange is not None:
+                exchange.close()
         return await self._plain(call, status, media, headers, reply, send)
 
-    def _request(self, call: Call, head: Head, body: bytes) -> bytes:
-        """The request's head: rebuilt, never copied; the length is that of the body we read.
+    def _fields(self, call: Call, head: Head, body: bytes) -> bytes:
+        """The call's own part of the request's head: rebuilt, never copied, with a length of ours.
 
         Of the caller's headers only those of the body, `openai-beta` and `idempotency-key` go
         upstream. Whose account pays (authorization, organization, project) is the settings' say.
         """
         lines = [
-            self._head,
             b"content-type: ",
             JSON if head.content_type is None else head.content_type,
             b"\r\ncontent-length: ",

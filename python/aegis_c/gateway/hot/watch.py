@@ -21,14 +21,27 @@ class Watch:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task: asyncio.Task[None] | None = None
-        self.connection: Connection | None = None  # ends with ClientGone when the caller leaves
+        self.connection: Connection | None = None
         self.owner: asyncio.Task[object] | None = None  # is cancelled when the caller stalls
         self.stalled = False
+
+    def attach(self, connection: Connection) -> None:
+        """The call is asked on this connection, which ends when the caller leaves."""
+        self.connection = connection
+        connection.on_slow = self.start
 
     def start(self) -> None:
         """Begin to listen for the caller's disconnect."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen())
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, while nothing is asked of an upstream. Raises ClientGone when the caller left."""
+        self.start()
+        assert self._task is not None
+        done, _ = await asyncio.wait((self._task,), timeout=seconds)
+        if done:
+            raise ClientGone
 
     def stall(self) -> None:
         """The caller has not taken anything for too long: its call is ended."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
-from aegis_c.gateway.hot.pool.errors import Stale, UpstreamError, UpstreamTimeout
+from aegis_c.gateway.hot.pool.errors import PoolClosed, Stale, UpstreamError, UpstreamTimeout
 
 if TYPE_CHECKING:
     from aegis_c.gateway.hot.pool.origin import Pool
@@ -124,7 +124,11 @@ class Connection(asyncio.Protocol):
         while not self._head_done:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            self._waiter = waiter = self._pool.loop.create_future()
+            try:
+                await waiter
+            finally:
+                self._waiter = None
 
     async def body(self) -> bytes:
         """The whole body. Raises UpstreamError, also when it is larger than the limit."""
@@ -244,6 +248,12 @@ class Connection(asyncio.Protocol):
                 self._beat = now
                 self._silent = True
                 self._wake()
+
+    @property
+    def broke(self) -> bool:
+        """True when the upstream broke off the reply, or the exchange took it too long."""
+        error = self._error
+        return isinstance(error, UpstreamError) and not isinstance(error, PoolClosed)
 
     def idle_since(self) -> float:
         """Loop time of the last use."""

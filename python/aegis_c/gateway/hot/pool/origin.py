@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from aegis_c.gateway.hot.pool.connection import Connection
@@ -96,16 +97,22 @@ class Pool:
         connection.send(head, body)
         return connection
 
-    async def answered(self, connection: Connection, head: bytes, body: bytes) -> Connection:
+    async def answered(
+        self,
+        connection: Connection,
+        head: bytes,
+        body: bytes,
+        again: Callable[[Connection], None] | None = None,
+    ) -> Connection:
         """Wait for the reply's head, sending once more when a kept connection was closed.
 
-        Returns the connection that answered. On any error the connection has been released.
+        Returns the connection that answered; ``again`` is told of another one as soon as it is
+        in use. On any error the connection has been released.
         """
         try:
             await connection.head()
             return connection
         except Stale:
-            on_slow = connection.on_slow
             connection.release()
         except BaseException:
             connection.release()
@@ -113,7 +120,8 @@ class Pool:
         self.retries += 1
         connection = await self._acquire(fresh=True)
         connection.send(head, body)
-        connection.on_slow = on_slow
+        if again is not None:
+            again(connection)
         try:
             await connection.head()
             return connection
