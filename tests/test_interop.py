@@ -11,6 +11,8 @@ import components
 from aegis_c import Ledger
 from logs import entry
 
+pytestmark = pytest.mark.native
+
 SOURCES = Path(__file__).parent / "interop"
 ENTRIES, EARLIER = 700, 300
 
