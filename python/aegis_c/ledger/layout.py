@@ -149,6 +149,21 @@ def published_folders(path: Path) -> list[Path]:
     )
 
 
+def one_shard(path: Path, name: str | None = None) -> Shard:
+    """The one shard that `path`, a data directory or a published folder, and `name` mean.
+
+    Raises LayoutError when it is none or when there are several.
+    """
+    folders = published_folders(path)
+    if name is not None:
+        folders = [folder for folder in folders if folder.name == name]
+    if len(folders) != 1:
+        names = ", ".join(folder.name for folder in folders) or "none of that name"
+        raise LayoutError(f"{path}: one shard is needed, found {names}\n  expected: --shard NAME")
+    folder = folders[0]
+    return Shard(folder.name, folder, checkpoint_copy(folder).parent)
+
+
 def checkpoint_copy(folder: Path) -> Path:
     """Where a ledger keeps the copy of the last checkpoint that it signed for `folder`."""
     if folder.parent.name == "ledger":

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -284,3 +285,39 @@ def _print_entry(
         _print_json({"shard": log.name, "index": index, "entry": text})
     else:
         print(f"{log.name}\t{index}\t{text}" if named else f"{index}\t{text}")
+
+
+# ---- accept-rollback
+
+
+@app.command("accept-rollback")
+def accept_rollback(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="The data directory, or a shard's published folder."),
+    ],
+    shard: Annotated[
+        str | None, typer.Option(help="The shard (w0, w1, ...), when there are several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a log that is older than, or differs from, what was signed last.
+
+    The one command that changes a log, and only one that refuses to open because of that. First
+    look for a newer copy to restore. The break is recorded as an entry; what was signed before is
+    kept in the private folder. Stop the gateway first.
+    """
+    from . import rollback
+
+    try:
+        done = rollback.accept(layout.one_shard(directory, shard))
+    except rollback.NothingToAccept as error:
+        raise verify.FormatError(str(error)) from None
+    if as_json:
+        _print_json({"ok": True, **asdict(done)})
+        return
+    print(f"accepted: {done.shard} goes on with {done.size} entries")
+    print(f"  given up   tree of {done.lost_size} entries, root {done.lost_root}")
+    print(f"  recorded   in entry {done.entry} (admin, rollback)")
+    print(f"  kept       {done.kept}")
+    print("  next       run `aegis-c ledger fsck`; tell those who hold receipts")
