@@ -1,94 +1,15 @@
 #include "wal/recovery.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/alloc.h"
-#include "base/bytes.h"
-
-#ifndef O_DIRECT
-#define O_DIRECT 0
-#endif
+#include "wal/source.h"
 
 /* Segments below this size are not worth a second thread. */
 #define PREFETCH_MIN (1u << 20)
-
-uint8_t *
-ag_wal_buffer(size_t n)
-{
-    /* The pointer that ag_alloc gave lies just before the aligned part. */
-    size_t size;
-    if (!ag_add_size(n, AG_WAL_BLOCK + sizeof(void *), &size)) {
-        return NULL;
-    }
-    uint8_t *block = ag_alloc(size);
-    if (block == NULL) {
-        return NULL;
-    }
-    uintptr_t start = (uintptr_t)block + sizeof(void *) + AG_WAL_BLOCK - 1;
-    uint8_t *aligned = block + (start / AG_WAL_BLOCK * AG_WAL_BLOCK - (uintptr_t)block);
-    memcpy(aligned - sizeof(void *), &block, sizeof(void *));
-    return aligned;
-}
-
-void
-ag_wal_buffer_free(uint8_t *buffer)
-{
-    if (buffer != NULL) {
-        uint8_t *block;
-        memcpy(&block, buffer - sizeof(void *), sizeof(void *));
-        ag_free(block);
-    }
-}
-
-int
-ag_wal_path(char *to, const char *dir, const char *name, struct ag_error *err)
-{
-    int n = snprintf(to, AG_WAL_PATH, "%s/%s", dir, name);
-    if (n < 0 || n >= AG_WAL_PATH) {
-        return ag_fail_sys(err, ENAMETOOLONG, dir, "open");
-    }
-    return AG_OK;
-}
-
-int
-ag_wal_segment_path(char *to, const char *dir, uint32_t segment_no,
-                    struct ag_error *err)
-{
-    char name[40];
-    (void)snprintf(name, sizeof(name), "wal-%016" PRIx32 ".seg", segment_no);
-    return ag_wal_path(to, dir, name, err);
-}
-
-uint32_t
-ag_wal_segment_number(const char *name)
-{
-    if (strlen(name) != 24 || memcmp(name, "wal-", 4) != 0 ||
-        memcmp(name + 20, ".seg", 4) != 0) {
-        return 0;
-    }
-    uint64_t number = 0;
-    for (int i = 4; i < 20; i++) {
-        char c = name[i];
-        uint64_t digit = 0;
-        if (c >= '0' && c <= '9') {
-            digit = (uint64_t)(c - '0');
-        } else if (c >= 'a' && c <= 'f') {
-            digit = (uint64_t)(c - 'a') + 10;
-        } else {
-            return 0;
-        }
-        number = number << 4 | digit;
-    }
-    return number <= UINT32_MAX ? (uint32_t)number : 0;
-}
 
 void
 ag_wal_note(struct ag_wal_recovery *recovery, const char *format, ...)
@@ -116,169 +37,6 @@ ag_wal_recovery_free(struct ag_wal_recovery *recovery)
     recovery->log_bytes = NULL;
     recovery->segments = NULL;
     recovery->leftovers = NULL;
-}
-
-struct names {
-    uint32_t *numbers; /* owned */
-    size_t count, capacity;
-    int failed;
-};
-
-static void
-each_name(void *arg, const char *name)
-{
-    struct names *names = arg;
-    uint32_t number = ag_wal_segment_number(name);
-    if (number == 0 || names->failed) {
-        return;
-    }
-    if (names->count == names->capacity) {
-        size_t capacity = names->capacity != 0 ? names->capacity * 2 : 16;
-        uint32_t *grown = ag_realloc(names->numbers, capacity * sizeof(*grown));
-        if (grown == NULL) {
-            names->failed = 1;
-            return;
-        }
-        names->numbers = grown;
-        names->capacity = capacity;
-    }
-    names->numbers[names->count++] = number;
-}
-
-static int
-by_number(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static int
-list_segments(const struct ag_io *io, const char *dir, bool may_be_missing,
-              struct names *names, struct ag_error *err)
-{
-    int result = io->list(io->ctx, dir, each_name, names);
-    if (result < 0 && !(may_be_missing && result == -ENOENT)) {
-        return ag_fail_sys(err, -result, dir, "list");
-    }
-    if (names->failed) {
-        return ag_fail(err, AG_ENOMEM, "no memory for the list of segments");
-    }
-    if (names->count > 1) {
-        qsort(names->numbers, names->count, sizeof(*names->numbers), by_number);
-    }
-    return AG_OK;
-}
-
-/* One segment file, opened for uncached reading. */
-struct source {
-    int fd;
-    char path[AG_WAL_PATH];
-};
-
-static int
-source_open(const struct ag_io *io, const char *dir, uint32_t number,
-            uint32_t segment_bytes, bool read_only, struct source *source,
-            struct ag_error *err)
-{
-    source->fd = -1;
-    int status = ag_wal_segment_path(source->path, dir, number, err);
-    if (status != AG_OK) {
-        return status;
-    }
-    struct ag_io_stat st;
-    int result = io->stat(io->ctx, source->path, &st);
-    if (result < 0) {
-        return ag_fail_sys(err, -result, source->path, "stat");
-    }
-    if (!S_ISREG(st.mode) || st.size != segment_bytes) {
-        char want[96], have[96];
-        (void)snprintf(want, sizeof(want), "a regular file of %u bytes", segment_bytes);
-        (void)snprintf(have, sizeof(have), "%s of %" PRIu64 " bytes",
-                       S_ISREG(st.mode) ? "a regular file" : "something else", st.size);
-        ag_fail(err, AG_ECORRUPT, "a segment has the wrong size or kind");
-        ag_error_file(err, source->path, AG_NO_POSITION);
-        ag_error_pair(err, want, have);
-        ag_error_advice(err, "Nothing was changed. Bring the file back from a copy, or "
-                             "run `aegis-c wal salvage DIR --to NEW`");
-        return AG_ECORRUPT;
-    }
-    int fd = io->open(io->ctx, source->path, O_RDONLY | O_DIRECT | O_NOFOLLOW, 0);
-    bool direct = fd >= 0 && O_DIRECT != 0;
-    if (fd == -EINVAL) {
-        fd = io->open(io->ctx, source->path, O_RDONLY | O_NOFOLLOW, 0);
-    }
-    if (fd < 0) {
-        return ag_fail_sys(err, -fd, source->path, "open");
-    }
-    source->fd = fd;
-    if (read_only) {
-        return AG_OK;
-    }
-    /* A failed write of the last run may have left clean pages that the disk never got:
-     * sync, then believe only what comes from the disk itself. */
-    result = io->fsync(io->ctx, fd);
-    if (result == 0 && !direct) {
-        (void)io->uncache(io->ctx, fd);
-    }
-    if (result < 0) {
-        status = ag_fail_sys(err, -result, source->path, "fsync");
-        (void)io->close(io->ctx, fd);
-        source->fd = -1;
-    }
-    return status;
-}
-
-static void
-source_close(const struct ag_io *io, struct source *source)
-{
-    if (source->fd >= 0) {
-        (void)io->close(io->ctx, source->fd);
-        source->fd = -1;
-    }
-}
-
-/* Reads one segment into a buffer, on a thread of its own when that pays. */
-struct fetch {
-    const struct ag_io *io;
-    struct source source;
-    uint8_t *buffer; /* borrowed */
-    size_t n;
-    int status;
-    struct ag_error err;
-    pthread_t thread;
-    bool running;
-};
-
-static void *
-fetch_main(void *arg)
-{
-    struct fetch *fetch = arg;
-    fetch->status = ag_io_read_full(fetch->io, fetch->source.fd, fetch->source.path,
-                                    fetch->buffer, fetch->n, 0, &fetch->err);
-    return NULL;
-}
-
-static void
-fetch_start(struct fetch *fetch, bool threaded)
-{
-    fetch->running =
-        threaded && pthread_create(&fetch->thread, NULL, fetch_main, fetch) == 0;
-    if (!fetch->running) {
-        (void)fetch_main(fetch);
-    }
-}
-
-static int
-fetch_finish(struct fetch *fetch, struct ag_error *err)
-{
-    if (fetch->running) {
-        (void)pthread_join(fetch->thread, NULL);
-        fetch->running = false;
-    }
-    if (fetch->status != AG_OK && err != NULL) {
-        *err = fetch->err;
-    }
-    return fetch->status;
 }
 
 static int
@@ -330,7 +88,7 @@ refuse_segment(struct ag_error *err, int status, const char *dir, uint32_t numbe
 /* Without LOG there may be nothing but the remains of a creation cut short: segment 1,
  * without any batch. */
 static int
-check_fresh(const struct ag_io *io, const char *dir, const struct names *names,
+check_fresh(const struct ag_io *io, const char *dir, const struct ag_wal_names *names,
             struct ag_error *err)
 {
     if (names->count == 0) {
@@ -428,10 +186,10 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
     uint32_t bytes = recovery->log.segment_bytes;
     *active = count;
     for (size_t i = 0; i < count; i++) {
-        struct source source;
+        struct ag_wal_source source;
         bool last = i + 1 == count;
         int status =
-            source_open(io, dir, live[i].number, bytes, read_only, &source, err);
+            ag_wal_source_open(io, dir, live[i].number, bytes, read_only, &source, err);
         if (status != AG_OK) {
             return status;
         }
@@ -444,7 +202,7 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
                     ag_io_read_full(io, source.fd, source.path, buffer, bytes, 0, err);
             }
         }
-        source_close(io, &source);
+        ag_wal_source_close(io, &source);
         if (status != AG_OK) {
             return status;
         }
@@ -507,14 +265,14 @@ scan_all(const struct ag_io *io, const char *dir,
 {
     uint32_t bytes = recovery->log.segment_bytes;
     bool threaded = active > 1 && bytes >= PREFETCH_MIN;
-    struct fetch *fetches = ag_calloc(2, sizeof(*fetches));
+    struct ag_wal_fetch *fetches = ag_calloc(2, sizeof(*fetches));
     int status = AG_OK;
     if (fetches == NULL) {
         return ag_fail(err, AG_ENOMEM, "no memory to read segments");
     }
     fetches[0].source.fd = fetches[1].source.fd = -1;
     for (size_t i = 0; i <= active && status == AG_OK; i++) {
-        struct fetch *ahead = &fetches[i % 2];
+        struct ag_wal_fetch *ahead = &fetches[i % 2];
         if (i < active) {
             bool last = i + 1 == active;
             uint64_t certified = last ? bytes : live[i + 1].header.prev_valid_len;
@@ -527,23 +285,23 @@ scan_all(const struct ag_io *io, const char *dir,
                                         "another length");
                 break;
             }
-            status =
-                source_open(io, dir, live[i].number, bytes, true, &ahead->source, err);
+            status = ag_wal_source_open(io, dir, live[i].number, bytes, true,
+                                        &ahead->source, err);
             if (status != AG_OK) {
                 break;
             }
             ahead->io = io;
             ahead->buffer = buffers[i % 2];
             ahead->n = (size_t)certified;
-            fetch_start(ahead, threaded);
+            ag_wal_fetch_start(ahead, threaded);
             recovery->bytes_read += certified;
         }
         if (i == 0) {
             continue;
         }
-        struct fetch *now = &fetches[(i - 1) % 2];
+        struct ag_wal_fetch *now = &fetches[(i - 1) % 2];
         bool last = i == active;
-        status = fetch_finish(now, err);
+        status = ag_wal_fetch_finish(now, err);
         if (status != AG_OK) {
             break;
         }
@@ -564,8 +322,8 @@ scan_all(const struct ag_io *io, const char *dir,
         if (status == AG_OK && scan->how == AG_END_TORN) {
             /* A bad read is not a torn write: look again before believing it. */
             uint64_t at = scan->end.at;
-            (void)fetch_main(now);
-            status = fetch_finish(now, err);
+            ag_wal_fetch_start(now, false);
+            status = ag_wal_fetch_finish(now, err);
             if (status == AG_OK) {
                 status = ag_wal_scan_segment(now->buffer, now->n, &expect, scan, err);
             }
@@ -578,11 +336,11 @@ scan_all(const struct ag_io *io, const char *dir,
         if (status == AG_OK) {
             record_scan(recovery, scan);
         }
-        source_close(io, &now->source);
+        ag_wal_source_close(io, &now->source);
     }
     for (int k = 0; k < 2; k++) {
-        (void)fetch_finish(&fetches[k], NULL);
-        source_close(io, &fetches[k].source);
+        (void)ag_wal_fetch_finish(&fetches[k], NULL);
+        ag_wal_source_close(io, &fetches[k].source);
     }
     ag_free(fetches);
     return status;
@@ -626,7 +384,7 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
                const struct ag_wal_recover_options *options,
                struct ag_wal_recovery *recovery, struct ag_error *err)
 {
-    struct names names = {0};
+    struct ag_wal_names names = {0};
     struct live *live = NULL;
     uint8_t *buffers[2] = {NULL, NULL};
     struct ag_wal_segment_scan scan;
@@ -635,7 +393,7 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
     recovery->next_no = 1;
     int status = read_log_file(io, dir, recovery, err);
     if (status == AG_OK) {
-        status = list_segments(io, dir, recovery->fresh, &names, err);
+        status = ag_wal_list_segments(io, dir, recovery->fresh, &names, err);
     }
     if (status != AG_OK || recovery->fresh) {
         if (status == AG_OK) {

@@ -10,6 +10,7 @@
 #define AG_WAL_RECOVERY_H
 
 #include "base/io.h"
+#include "wal/files.h"
 #include "wal/scan.h"
 
 #define AG_WAL_NOTES 2048u
@@ -61,17 +62,5 @@ void ag_wal_recovery_free(struct ag_wal_recovery *recovery);
 /* Adds a line to recovery->notes (dropped when full). */
 void ag_wal_note(struct ag_wal_recovery *recovery, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-
-/* DIR/wal-<number>.seg, DIR/LOG and so on into `to` of AG_WAL_PATH bytes. */
-#define AG_WAL_PATH 4096
-int ag_wal_path(char *to, const char *dir, const char *name, struct ag_error *err);
-int ag_wal_segment_path(char *to, const char *dir, uint32_t segment_no,
-                        struct ag_error *err);
-/* Number of a segment file name, or 0. */
-uint32_t ag_wal_segment_number(const char *name);
-
-/* Buffers for uncached I/O: 4 KiB aligned; release with ag_wal_buffer_free. */
-uint8_t *ag_wal_buffer(size_t n);
-void ag_wal_buffer_free(uint8_t *buffer);
 
 #endif

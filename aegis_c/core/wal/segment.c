@@ -1,113 +1,13 @@
 #include "wal/segment.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/alloc.h"
 #include "base/bytes.h"
-
-#ifndef O_DIRECT
-#define O_DIRECT 0
-#endif
-
-#define ZERO_CHUNK (1u << 20)
-
-static int
-open_for_writing(const struct ag_io *io, const char *path, int extra, bool *direct,
-                 struct ag_error *err)
-{
-    int flags = O_RDWR | O_NOFOLLOW | extra;
-    int fd = *direct ? io->open(io->ctx, path, flags | O_DIRECT, 0600) : -EINVAL;
-    if (fd == -EINVAL) {
-        *direct = false;
-        fd = io->open(io->ctx, path, flags, 0600);
-    }
-    return fd >= 0 ? fd : ag_fail_sys(err, -fd, path, "open for writing");
-}
-
-static int
-fill_with_zeros(const struct ag_io *io, int fd, const char *path, uint32_t n,
-                const atomic_bool *stop, struct ag_error *err)
-{
-    size_t chunk = n < ZERO_CHUNK ? n : ZERO_CHUNK;
-    uint8_t *zeros = ag_wal_buffer(chunk);
-    int status = AG_OK;
-    if (zeros == NULL) {
-        return ag_fail(err, AG_ENOMEM, "no memory for %zu zero bytes", chunk);
-    }
-    memset(zeros, 0, chunk);
-    for (uint32_t at = 0; at < n && status == AG_OK;) {
-        size_t part = n - at < chunk ? n - at : chunk;
-        if (stop != NULL && atomic_load_explicit(stop, memory_order_relaxed)) {
-            status = AG_ECLOSED;
-            break;
-        }
-        status = ag_io_write_full(io, fd, path, zeros, part, at, err);
-        at += (uint32_t)part;
-    }
-    ag_wal_buffer_free(zeros);
-    return status;
-}
-
-int
-ag_log_make_segment(const struct ag_io *io, const char *dir, uint32_t number,
-                    uint32_t segment_bytes, const atomic_bool *stop, bool *direct,
-                    int *fd, struct ag_error *err)
-{
-    char path[AG_WAL_PATH], temporary[AG_WAL_PATH];
-    int file = -1;
-    int status = ag_wal_segment_path(path, dir, number, err);
-    if (status == AG_OK) {
-        status = ag_wal_path(temporary, dir, "segment.tmp", err);
-    }
-    if (status != AG_OK) {
-        return status;
-    }
-    /* A leftover of another size, mode or kind must not shine through. */
-    (void)io->unlink(io->ctx, temporary);
-    file = open_for_writing(io, temporary, O_CREAT | O_EXCL, direct, err);
-    if (file < 0) {
-        return file;
-    }
-    status = fill_with_zeros(io, file, temporary, segment_bytes, stop, err);
-    if (status == AG_EIO && *direct && err != NULL && err->sys_errno == EINVAL) {
-        /* Some file systems take O_DIRECT at open and refuse it at the first write. */
-        *direct = false;
-        (void)io->close(io->ctx, file);
-        (void)io->unlink(io->ctx, temporary);
-        file = open_for_writing(io, temporary, O_CREAT | O_EXCL, direct, err);
-        if (file < 0) {
-            return file;
-        }
-        status = fill_with_zeros(io, file, temporary, segment_bytes, stop, err);
-    }
-    if (status == AG_OK) {
-        int result = io->fsync(io->ctx, file);
-        status = result < 0 ? ag_fail_sys(err, -result, temporary, "fsync") : AG_OK;
-    }
-    if (status == AG_OK) {
-        int result = io->rename(io->ctx, temporary, path);
-        status = result < 0 ? ag_fail_sys(err, -result, path, "rename") : AG_OK;
-    }
-#ifndef AG_MUTANT_SKIP_DIR_SYNC
-    if (status == AG_OK) {
-        int result = io->fsync_dir(io->ctx, dir);
-        status = result < 0 ? ag_fail_sys(err, -result, dir, "fsync of the directory")
-                            : AG_OK;
-    }
-#endif
-    if (status != AG_OK) {
-        (void)io->close(io->ctx, file);
-        (void)io->unlink(io->ctx, temporary);
-        return status;
-    }
-    *fd = file;
-    return AG_OK;
-}
+#include "wal/segment_files.h"
 
 /* Any failure on the active segment: its content is unknown from here on. */
 static int
@@ -331,158 +231,6 @@ ag_log_rotate(struct ag_log *log, int fd, struct ag_error *err)
     return activate(log, before.segment_no + 1, &before, 0, err);
 }
 
-static int
-write_log_file_lock_held(struct ag_log *log, uint64_t low_water, const void *blob,
-                         uint32_t blob_len, size_t first_live, struct ag_error *err)
-{
-    char path[AG_WAL_PATH];
-    int status = ag_wal_path(path, log->dir, "LOG", err);
-    uint8_t *bytes = ag_alloc(AG_WAL_HEADER + (size_t)blob_len);
-    if (status == AG_OK && bytes == NULL) {
-        status = ag_fail(err, AG_ENOMEM, "no memory for the LOG file");
-    }
-    if (status == AG_OK) {
-        struct ag_wal_log_file file = {
-            .wal_id = log->wal_id,
-            .segment_bytes = log->segment_bytes,
-            .epoch = log->epoch,
-            .first_live = 1,
-            .opened = log->opened,
-            .first_seq = 1,
-            .low_water = low_water,
-            .blob_len = blob_len,
-            .blob = blob,
-        };
-        if (log->count > 0) {
-            file.first_live = log->segments[first_live].segment_no;
-            file.first_seq = log->segments[first_live].first_seq;
-            file.prev_crc = log->segments[first_live].prev_crc;
-        }
-        size_t n = ag_wal_encode_log(&file, bytes);
-        status = ag_io_replace_file(log->io, path, bytes, n, 0600, 1, err);
-    }
-    ag_free(bytes);
-    return status;
-}
-
-static int
-move_to_archive(struct ag_log *log, uint32_t number, struct ag_error *err)
-{
-    char from[AG_WAL_PATH], to[AG_WAL_PATH];
-    int status = ag_wal_segment_path(from, log->dir, number, err);
-    if (status == AG_OK) {
-        status = ag_wal_segment_path(to, log->archive, number, err);
-    }
-    if (status != AG_OK) {
-        return status;
-    }
-    struct ag_io_stat st;
-    if (log->io->stat(log->io->ctx, to, &st) == 0) {
-        ag_fail(err, AG_ECORRUPT, "the archive already has this segment");
-        ag_error_file(err, to, AG_NO_POSITION);
-        ag_error_advice(err, "Nothing was overwritten. Compare the two files, move one "
-                             "away");
-        return AG_ECORRUPT;
-    }
-    int result = log->io->rename(log->io->ctx, from, to);
-    return result < 0 ? ag_fail_sys(err, -result, to, "rename into the archive")
-                      : AG_OK;
-}
-
-static int
-sync_archive(struct ag_log *log, struct ag_error *err)
-{
-    int result = log->io->fsync_dir(log->io->ctx, log->archive);
-    if (result == 0) {
-        result = log->io->fsync_dir(log->io->ctx, log->dir);
-    }
-    return result < 0
-               ? ag_fail_sys(err, -result, log->archive, "fsync of the directory")
-               : AG_OK;
-}
-
-/* Makes the archive directory durable before anything is moved there. */
-static int
-make_archive(struct ag_log *log, struct ag_error *err)
-{
-    int status = ag_io_make_dirs(log->io, log->archive, 0700, err);
-    if (status != AG_OK) {
-        return status;
-    }
-    char parent[AG_WAL_PATH];
-    (void)snprintf(parent, sizeof(parent), "%s", log->archive);
-    char *slash = strrchr(parent, '/');
-    if (slash == NULL || slash == parent) {
-        return AG_OK;
-    }
-    *slash = '\0';
-    int result = log->io->fsync_dir(log->io->ctx, parent);
-    return result < 0 ? ag_fail_sys(err, -result, parent, "fsync of the directory")
-                      : AG_OK;
-}
-
-int
-ag_log_set_low_water(struct ag_log *log, uint64_t seq, const void *blob,
-                     uint32_t blob_len, struct ag_error *err)
-{
-    uint8_t *copy = NULL;
-    if (blob_len > AG_WAL_BLOB_MAX) {
-        return ag_fail(err, AG_EINVAL, "blob of %" PRIu32 " bytes, at most %u",
-                       blob_len, AG_WAL_BLOB_MAX);
-    }
-    if (seq > atomic_load_explicit(&log->durable_seq, memory_order_acquire)) {
-        return ag_fail(err, AG_ERANGE, "sequence %" PRIu64 " is not durable yet", seq);
-    }
-    copy = ag_alloc(blob_len);
-    if (copy == NULL) {
-        return ag_fail(err, AG_ENOMEM, "no memory for the blob");
-    }
-    if (blob_len != 0) {
-        memcpy(copy, blob, blob_len);
-    }
-    (void)pthread_mutex_lock(&log->lock);
-    int status = AG_OK;
-    size_t keep = 0;
-    if (seq < log->low_water) {
-        status = ag_fail(err, AG_ERANGE,
-                         "the low-water mark is at %" PRIu64 " and cannot go back to "
-                         "%" PRIu64,
-                         log->low_water, seq);
-    }
-    /* The active segment stays in any case: it is the last of the list. */
-    while (status == AG_OK && keep + 1 < log->count &&
-           log->segments[keep].last_seq <= seq) {
-        keep++;
-    }
-    if (status == AG_OK && keep > 0) {
-        status = make_archive(log, err);
-    }
-    if (status == AG_OK) {
-        status = write_log_file_lock_held(log, seq, copy, blob_len, keep, err);
-    }
-    if (status == AG_OK) {
-        ag_free(log->blob);
-        log->blob = copy;
-        log->blob_len = blob_len;
-        log->low_water = seq;
-        copy = NULL; /* transferred */
-        for (size_t i = 0; i < keep && status == AG_OK; i++) {
-            status = move_to_archive(log, log->segments[i].segment_no, err);
-        }
-        if (keep > 0) {
-            log->count -= keep;
-            memmove(log->segments, log->segments + keep,
-                    log->count * sizeof(*log->segments));
-        }
-        if (keep > 0 && status == AG_OK) {
-            status = sync_archive(log, err);
-        }
-    }
-    (void)pthread_mutex_unlock(&log->lock);
-    ag_free(copy);
-    return status;
-}
-
 int
 ag_log_segments(struct ag_log *log, struct ag_wal_segment_info **segments,
                 size_t *count)
@@ -513,7 +261,7 @@ create_log(struct ag_log *log, struct ag_error *err)
     int status = ag_log_make_segment(log->io, log->dir, 1, log->segment_bytes, NULL,
                                      &log->direct, &log->fd, err);
     if (status == AG_OK) {
-        status = write_log_file_lock_held(log, 0, NULL, 0, 0, err);
+        status = ag_log_write_file_lock_held(log, 0, NULL, 0, 0, err);
     }
     return status;
 }
@@ -543,13 +291,8 @@ take_over(struct ag_log *log, const struct ag_wal_recovery *recovery,
     }
     log->count = recovery->count;
     atomic_store_explicit(&log->durable_seq, recovery->last_seq, memory_order_release);
-    int status = recovery->leftover_count > 0 ? make_archive(log, err) : AG_OK;
-    for (size_t i = 0; i < recovery->leftover_count && status == AG_OK; i++) {
-        status = move_to_archive(log, recovery->leftovers[i], err);
-    }
-    if (status == AG_OK && recovery->leftover_count > 0) {
-        status = sync_archive(log, err);
-    }
+    int status =
+        ag_log_archive(log, recovery->leftovers, recovery->leftover_count, err);
     if (status != AG_OK) {
         return status;
     }
@@ -560,7 +303,7 @@ take_over(struct ag_log *log, const struct ag_wal_recovery *recovery,
     }
     status = ag_wal_segment_path(log->path, log->dir, recovery->next_no, err);
     if (status == AG_OK) {
-        log->fd = open_for_writing(log->io, log->path, 0, &log->direct, err);
+        log->fd = ag_log_open_for_writing(log->io, log->path, 0, &log->direct, err);
         status = log->fd < 0 ? log->fd : AG_OK;
     }
     return status;
@@ -606,8 +349,8 @@ ag_log_start(struct ag_log *log, const struct ag_io *io, const char *dir,
         /* From now on a missing segment up to this one is noticed. */
         (void)pthread_mutex_lock(&log->lock);
         log->opened = log->segment_no;
-        status = write_log_file_lock_held(log, log->low_water, log->blob, log->blob_len,
-                                          0, err);
+        status = ag_log_write_file_lock_held(log, log->low_water, log->blob,
+                                             log->blob_len, 0, err);
         (void)pthread_mutex_unlock(&log->lock);
     }
     if (status != AG_OK) {

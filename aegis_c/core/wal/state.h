@@ -1,4 +1,5 @@
-/* The inside of struct ag_wal, shared by writer.c, flusher.c and cursor.c only. */
+/* The inside of struct ag_wal, shared by life.c, writer.c, flusher.c and cursor.c
+ * only. */
 #ifndef AG_WAL_STATE_H
 #define AG_WAL_STATE_H
 
@@ -96,5 +97,9 @@ void ag_wal_wake(struct ag_wal *wal, enum ag_wal_sleep depth);
 void ag_wal_signal(struct ag_wal *wal);
 /* Remembers that the entry of `seq` is at `position`. */
 void ag_wal_mark_position(struct ag_wal *wal, uint64_t seq, uint64_t position);
+
+/* Copies what the log knows of itself into wal->stats. Its locks are held across file
+ * operations: while somebody has them, what was seen last must do. */
+void ag_wal_look_at_log(struct ag_wal *wal);
 
 #endif
