@@ -315,6 +315,10 @@ def is_body(value: Any) -> bool:
     return OBJECT[1](value) and COUNT[1](value.get("bytes")) and HASH[1](value.get("commitment"))
 
 
+def is_shards(value: Any) -> bool:
+    return OBJECT[1](value) and "served" in value and "closed" in value
+
+
 OBJECT: Rule = ("an object", lambda value: isinstance(value, dict))
 TEXT: Rule = ("a text of at most 256 bytes", lambda value: isinstance(value, str)
               and len(value.encode("utf-8", "replace")) <= 256)  # fmt: skip
@@ -335,6 +339,7 @@ RULES: list[tuple[str, Rule]] = [
     ("of events suppressed size", COUNT),
     ("policy", DIGEST),
     ("root", HASH),
+    ("shards", ("an object with `served` and `closed`", is_shards)),
     ("usage firewall limits timing analysis", OBJECT),
     ("request response", BODY),
 ]
