@@ -270,8 +270,25 @@ def test_a_disk_that_fails_while_the_reply_waits(
             entries = await rig.entries()
             index = named(rig, reply.headers)
             assert entries[index]["id"] == reply.headers["x-request-id"]
-            # What was submitted was not lost after all: the log wrote it again.
-            assert entries[1]["kind"] == ("call" if (mode, body) == ("durable", ASK) else "intent")
+            # What was submitted was not lost after all: the log wrote it again. What happened
+            # while it could not be told is told now.
+            first = [e for e in entries if e["id"] == entries[1]["id"]]
+            plain = body is ASK
+            if mode == "durable" and plain:
+                expected = [("call", 200)]
+            elif mode == "durable":
+                expected = [("intent", 200)]
+            else:
+                expected = [("intent", None)]
+            if withheld:
+                expected.append(("rejection" if expected == [("call", 200)] else "settle", 503))
+                assert first[-1]["reason"] == "ledger_unavailable"
+                assert first[-1]["response"]["bytes"] > 0
+            elif expected[0][0] == "intent":
+                expected.append(("settle", 200 if plain else "done"))
+            assert [(e["kind"], e.get("status")) for e in first] == expected
+            for settle in first[1:]:
+                assert settle.get("of", 1) == 1
             assert rig.runtime.admission.reserved() == 0
 
     run(main())

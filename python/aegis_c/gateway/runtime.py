@@ -17,15 +17,16 @@ from starlette.types import Receive, Scope, Send
 from aegis_c import AegisError
 from aegis_c.gateway.background.analyst import Analyst
 from aegis_c.gateway.background.spawn import Background
-from aegis_c.gateway.errors import method_not_allowed
-from aegis_c.gateway.evidence import Evidence
+from aegis_c.gateway.errors import Refusal, method_not_allowed
+from aegis_c.gateway.evidence import Call, Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
-from aegis_c.gateway.hot.auth import Auth, Principal
+from aegis_c.gateway.hot.auth import Auth, Principal, source_of
 from aegis_c.gateway.hot.breaker import CLOSED, HALF_OPEN, OPEN
 from aegis_c.gateway.hot.dispatch import Dispatcher
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard
+from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, Headers, guarded, refuse_alone
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.recording import MODES
@@ -57,6 +58,7 @@ class Runtime:
     settings: Settings
     metrics: Metrics
     auth: Auth
+    protocol: type[GuardedProtocol]  # for uvicorn's `http`: the first line, with these settings
     running: bool
     ledger: AsyncLedger
     background: Background
@@ -89,7 +91,26 @@ class Runtime:
         self._fault: str | None = None
         self._lock_fd: int | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self.protocol = guarded(on_refusal=self.refused)
+        self._set_deadlines()
         _add_gauges(self)
+
+    # -- the first line ----------------------------------------------------------------------
+
+    def _set_deadlines(self) -> None:
+        limits = self.settings.limits
+        self.protocol.head_timeout = limits.head_timeout
+        # Later than the second line's, which refuses a governed body by its endpoint.
+        self.protocol.body_timeout = limits.body_timeout + 5.0
+
+    def refused(self, client: tuple[str, int] | None, refusal: Refusal) -> tuple[bytes, Headers]:
+        """Record what was refused before it became a request; its reply's body and headers."""
+        if not self.running:
+            return refuse_alone(refusal)
+        call = Call("", source_of({"client": client}))
+        body = refusal.body()
+        self.refuser.record(call, refusal, body)
+        return body, self.refuser.headers(call, refusal, body)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -311,6 +332,7 @@ class Runtime:
                 raise SettingsError(f"upstream: {error}") from None
         self.settings, self._policy = settings, settings.policy()
         self.auth = Auth(settings.keys)
+        self._set_deadlines()
         refuse = settings.evidence.on_failure == "refuse"
         self.admission.use(
             settings.limits.max_in_flight, settings.limits.admission_deadline, refuse
@@ -475,9 +497,15 @@ def _add_gauges(runtime: Runtime) -> None:
     )
     counter(
         "aegis_ledger_gaps",
-        "Entries that could not be recorded.",
+        "Entries that could not be recorded when they were made.",
         "",
         of(lambda: {"": runtime.evidence.gaps}),
+    )
+    counter(
+        "aegis_ledger_late",
+        "Entries that were recorded later, once the ledger was back.",
+        "",
+        of(lambda: {"": runtime.evidence.late}),
     )
     counter(
         "aegis_rejections_suppressed",

@@ -92,6 +92,9 @@ class Limits(Table):
     admission_deadline: Annotated[float, Field(ge=0, le=60)] = Field(
         default=2.0, description="Seconds a call may wait for room before it gets 503."
     )
+    head_timeout: Seconds = Field(
+        default=10.0, description="Seconds for a request's head, and for a new connection's first."
+    )
     body_timeout: Seconds = Field(default=30.0, description="Seconds for a request's whole body.")
     background_queue: int = Field(
         default=4096, ge=1, le=1 << 20, description="Jobs; above it no call is admitted."
