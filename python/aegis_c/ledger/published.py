@@ -35,8 +35,12 @@ class Log:
     def prove(self, index: int) -> tuple[bytes, bytes]:
         """An entry and its tlog-proof, which is verified before it is given away."""
         if index >= self.reader.size:
-            what = f"there is no entry {index}: the published log has {self.reader.size} entries"
-            raise verify.FormatError(what, str(self.reader.folder))
+            size = self.reader.size
+            what = f"there is no entry {index}: the published log has {size} entries"
+            where, expected = str(self.reader.folder), f"an index below {size}"
+            error = verify.FormatError(what, where, expected, index)
+            error.advice = "an entry is published within 10 s; look at the size in `checkpoint`"
+            raise error
         entry, proof = self.reader.prove(index, self.note)
         verify.verify_proof(proof, entry, self.key, f"{self.reader.folder}, entry {index}")
         return entry, proof
@@ -74,7 +78,8 @@ def open_log(directory: Path, keys: Sequence[verify.VerifierKey]) -> Log:
     folders = layout.published_folders(directory)
     if len(folders) > 1:
         names = ", ".join(str(folder) for folder in folders)
-        raise layout.LayoutError(f"{directory} holds several logs; name one of {names}")
+        advice = "give the folder of one of them"
+        raise layout.LayoutError("holds several logs", directory, found=names, advice=advice)
     return _open(folders[0], keys)
 
 
