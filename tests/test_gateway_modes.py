@@ -375,8 +375,33 @@ def test_a_caller_that_leaves_while_its_reply_waits(tmp_path: Path, mode: str) -
     run(main())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path, mode: str) -> None:
+    """Its upstream is given up, and its entry says that nobody had an answer."""
+    gone = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.gone()
+        gone.set()
+
+    async def main() -> None:
+        async with governed(tmp_path, mode, script) as (up, rig):
+            async with rig.client() as client:
+                await client.write(request(ASK))
+                await up.asked(1)
+            await gone.wait()
+            await rig.settled()
+            *_, last = await rig.entries()
+            assert last["kind"] == ("settle" if mode == "write-ahead" else "rejection")
+            assert (last["status"], last["reason"]) == (499, "client_gone")
+            assert last.get("of", 1) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "stream"])
 @pytest.mark.parametrize("mode", WAITING)
-def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str) -> None:
+def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str, body: dict[str, Any]) -> None:
     """They get their reply once the disk answers; when it never does, nothing is claimed."""
 
     async def main() -> None:
@@ -384,7 +409,7 @@ def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str) -> None:
             evidence = {"mode": mode}
             async with gateway(tmp_path, up.url, evidence=evidence) as rig, rig.client() as client:
                 gate = Gate(rig)
-                await client.write(request(ASK))
+                await client.write(request(body))
                 await gate.waits_for(1)
                 rig.server.should_exit = True
                 await asyncio.sleep(0.05)
@@ -398,7 +423,7 @@ def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str) -> None:
             ):
                 gate = Gate(rig)
                 size = len(rig.runtime.ledger.native)
-                await client.write(request(ASK))
+                await client.write(request(body))
                 await gate.waits_for(size)
                 rig.server.should_exit = True
                 status, headers = await client.head()
@@ -406,8 +431,10 @@ def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str) -> None:
                 assert "aegis-entry" not in headers
             async with gateway(tmp_path, up.url, evidence=evidence) as rig:
                 entries = (await rig.entries())[size:]
-                assert entries[0]["kind"] == ("call" if mode == "durable" else "intent")
-                if mode == "write-ahead":  # nothing went upstream, and the log says why
+                two = mode == "write-ahead" or body is STREAM
+                assert len(entries) == (2 if two else 1)
+                assert entries[0]["kind"] == ("intent" if two else "call")
+                if two:  # nothing was answered, and the log says why
                     settle = entries[1]
                     assert (settle["kind"], settle["of"]) == ("settle", size)
                     assert (settle["status"], settle["reason"]) == (503, "shutting_down")

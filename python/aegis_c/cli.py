@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from aegis_c import AegisError, __version__
+from aegis_c import AegisError, __version__, config_tools
 from aegis_c.ledger import advice, layout, ledger_tools, verify, wal_tools
 
 VERIFIED = 0
@@ -34,6 +34,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys of callers.")
 app.add_typer(ledger_tools.app, name="ledger")
 app.add_typer(keys_app, name="keys")
 app.add_typer(wal_tools.app, name="wal")
+app.add_typer(config_tools.app, name="config")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 

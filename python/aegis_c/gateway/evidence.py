@@ -134,10 +134,12 @@ class Evidence:
         rejections_per_source: float,
         rejections_total: float,
         reserved: Callable[[], int],
+        used: Callable[[str, dict[str, int]], None] = lambda endpoint, usage: None,
     ) -> None:
         """``reserved()`` is the ring space, in bytes, that admitted calls may still need."""
         self._ledger = ledger
         self._reserved = reserved
+        self._used = used
         self.use(
             policy=policy,
             refuse_on_failure=refuse_on_failure,
@@ -183,6 +185,8 @@ class Evidence:
         entry = self._entry("call", call)
         entry.status = status
         entry.usage = usage
+        if usage is not None:
+            self._used(call.endpoint, usage)
         entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
@@ -215,6 +219,8 @@ class Evidence:
         entry.of = call.intent
         entry.status = status
         entry.usage = usage
+        if usage is not None:
+            self._used(call.endpoint, usage)
         entry.events = events
         entry.provider = call.provider
         entry.timing = _timing(call)

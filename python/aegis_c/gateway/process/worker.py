@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aegis_c import AegisError
+from aegis_c.gateway import logs
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.hot.guard import GuardedProtocol
 from aegis_c.gateway.process.acceptor import Acceptor, Board
@@ -211,6 +212,7 @@ class Worker:
         self.runtime.reload(settings)
         self.settings = settings
         self.server.use(settings)
+        logs.configure(settings.logs.format)
 
     def end(self) -> None:
         """Ask it to end in order; asked again, it does not wait for clients."""
