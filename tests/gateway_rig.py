@@ -234,7 +234,9 @@ async def serving(app: ASGIApp, runtime: Runtime) -> AsyncIterator[Rig]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
-    server = uvicorn.Server(server_config(app, runtime.settings.shutdown_deadline))
+    server = uvicorn.Server(
+        server_config(app, runtime.settings.shutdown_deadline, runtime.protocol)
+    )
     task = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     try:
 

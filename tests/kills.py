@@ -51,6 +51,7 @@ class Kills:
     def __init__(self, data: Path, seed: int) -> None:
         self.data = data
         self.mode = ""
+        self.seed = seed
         self.random = random.Random(seed)
         self.seen: list[Seen] = []
         self.receipts: list[bytes] = []

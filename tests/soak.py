@@ -3,6 +3,7 @@
     calls            200,000 plain calls: the gateway's memory must stay flat
     streams          2,000 streams at once, three times over: the same
     upstream-killed  the model server is killed with -9 again and again, and comes back
+    gateway-killed   so is the loaded gateway: a hundred times, in every evidence mode
 
 Without a name, all of them. --short: seconds instead of minutes (the suite runs that). --keep DIR:
 logs and data stay there. The load generator checks every reply, and every answered call must have
@@ -12,6 +13,7 @@ left its entries; a scenario that fails says why, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import tempfile
 import time
@@ -26,9 +28,11 @@ if __name__ == "__main__":
 
 from benchmarks.gateway.harness import Bench, Target, post
 
+from kills import MODES, Kills
+
 MIB = 2**20
 #: Bytes of memory an entry takes for as long as the gateway runs: its place in the ledger's index.
-ENTRY_BYTES = 300
+ENTRY_BYTES = 200
 #: MiB that a process may grow by for reasons of its own (allocator, caches) once it is warm.
 SLACK_MIB = 12.0
 
@@ -167,10 +171,25 @@ def check_outcomes(bench: Bench, answered: dict[str, int]) -> None:
             raise Failed(f"{request_id}: answered {status}, recorded {outcomes[request_id]}")
 
 
+def gateway_killed(soak: Soak) -> None:
+    """What callers and the model server saw is in the log of the next run."""
+    job = Kills(soak.folder, seed=time.time_ns() % 1_000_000)
+    soak.say(f"gateway-killed: seed {job.seed}")
+    try:
+        asyncio.run(job.run(len(MODES) if soak.short else 100))
+    except AssertionError as error:
+        raise Failed(f"gateway-killed: {error!r}") from error
+    soak.say(f"gateway-killed: {dict(sorted(job.counts.items()))}")
+    for mode in MODES:
+        if not job.counts[f"{mode} calls"] or not job.counts[f"{mode} streams"]:
+            raise Failed(f"gateway-killed: nothing was answered in mode {mode}")
+
+
 SCENARIOS: dict[str, Callable[[Soak], None]] = {
     "calls": calls,
     "streams": streams,
     "upstream-killed": upstream_killed,
+    "gateway-killed": gateway_killed,
 }
 
 

@@ -317,7 +317,7 @@ def test_keys_create_refuses_what_the_settings_would(arguments: list[str]) -> No
         (["--config", "missing.toml"], "missing.toml"),
         (["--port", "70000"], "port"),
         (["--upstream", "ftp://x"], "upstream"),
-        (["--workers", "2"], "--workers"),
+        (["--workers", "0"], "workers"),
         (["--host", "0.0.0.0"], "key"),
         (["--port", "none"], "--port"),
     ],

@@ -192,7 +192,7 @@ def test_an_app_that_cannot_start_says_why_and_recovers(tmp_path: Path) -> None:
                 reply = await rig.ask(b"", method="GET", path="/ai/ready", secret=None)
                 assert (reply.status, json.loads(reply.body)) == (
                     200,
-                    {"ready": True, "missing": []},
+                    {"ready": True, "missing": [], "ring": "tmpfs"},
                 )
                 await app.state.aegis.stop()
 
@@ -235,7 +235,7 @@ def test_health_ready_and_metrics_need_no_key(tmp_path: Path) -> None:
             await rig.settled()
             for path, body in (
                 ("/health", {"status": "ok"}),
-                ("/ready", {"ready": True, "missing": []}),
+                ("/ready", {"ready": True, "missing": [], "ring": "tmpfs"}),
             ):
                 reply = await rig.ask(b"", method="GET", path=path, secret=None)
                 assert (reply.status, json.loads(reply.body)) == (200, body)
@@ -254,8 +254,10 @@ def test_health_ready_and_metrics_need_no_key(tmp_path: Path) -> None:
             assert samples["aegis_streams_total", ("ending", "done")] == 1
             assert samples["aegis_entries_total", ("kind", "call")] == 1
             assert samples["aegis_ledger_entries", ("state", "submitted")] == 5
-            assert samples["aegis_request_seconds_count",] == 3
-            assert samples["aegis_request_seconds_bucket", ("le", "+Inf")] == 3
+            operation = ("gen_ai_operation_name", "chat")
+            duration = "gen_ai_server_request_duration_seconds"
+            assert samples[f"{duration}_count", operation] == 3
+            assert samples[f"{duration}_bucket", operation, ("le", "+Inf")] == 3
             assert samples["aegis_calls_in_flight",] == 0
             assert samples["aegis_upstream_connections", ("state", "idle")] == 1
 

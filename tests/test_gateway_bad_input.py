@@ -404,11 +404,11 @@ def test_ambiguous_framing(tmp_path: Path) -> None:
 
     guard = Guard(1000, 8, 1.0)
 
-    def head(*headers: tuple[bytes, bytes]) -> str | None:
+    def head(*headers: tuple[bytes, bytes], version: str = "1.1") -> str | None:
         """The code of the refusal, or None."""
         refusal: Refusal | None = None
         try:
-            guard.head({"type": "http", "headers": list(headers)})
+            guard.head({"type": "http", "http_version": version, "headers": list(headers)})
         except Refusal as error:
             refusal = error
         if refusal is None:
@@ -431,6 +431,42 @@ def test_ambiguous_framing(tmp_path: Path) -> None:
     for value in (b"Content-Length", b"keep-alive, AUTHORIZATION", b"x ,host"):
         assert head((b"connection", value)) == "invalid_header", value
     assert head((b"connection", b"keep-alive, te")) is None
+    assert head((length, b"5"), (b"x", b"y"), version="2") is None
+    for name, text in (
+        (coding, b"chunked"),
+        (b"connection", b"close"),
+        (b"X", b"y"),
+        (b"a b", b"y"),
+        (b"x:y", b"z"),
+        (b"x", b"y\r\nhost: b"),
+        (b"x", b"\0"),
+    ):
+        assert head((name, text), version="2") == "invalid_header", name
+
+
+def test_the_first_line_leaves_entries(tmp_path: Path) -> None:
+    """What is refused before it is a request: OpenAI's error, an entry, and the connection ends."""
+    cases = [
+        (request(headers=("Content-Length: 5",)), 400, "duplicate_header"),
+        (request(headers=("X: a\rb",)), 400, "malformed_request"),
+        (request(method="TRACE"), 400, "method_not_supported"),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 16384, 431, "request_head_too_large"),
+    ]
+
+    async def main() -> None:
+        limits = {**LIMITS, "head_timeout": 0.2}
+        async with upstream.running() as up, gateway(tmp_path, up.url, limits=limits) as rig:
+            for raw, status, code in cases:
+                reply = await rig.send(raw)
+                assert reply.closed
+                await check_refused(rig, reply, status, code, "guard", None)
+                assert "byte" in reply.error["message"]
+            reply = await rig.send(request()[:40])  # and then nothing more
+            await check_refused(rig, reply, 408, "request_timeout", "guard", None)
+            assert not up.exchanges
+            assert (await rig.ask()).status == 200
+
+    run(main())
 
 
 def test_a_body_that_disagrees_with_its_length(tmp_path: Path) -> None:

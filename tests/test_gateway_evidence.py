@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import upstream
-from aegis_c.gateway import errors
+from aegis_c.gateway import errors, evidence
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.evidence import CAP, CAP_ESCAPED, Entry, cap, timestamp, uuid7
@@ -462,6 +462,7 @@ def test_when_the_ledger_cannot_record(
                 return native.poisoned is None
 
             assert (await rig.ask()).status == 200
+            await rig.runtime.ledger.durable(len(native) - 1)
             with no_file_may_grow():
                 await rig.ask()  # submitted before the disk is asked
                 await until(broken)
@@ -485,8 +486,42 @@ def test_when_the_ledger_cannot_record(
             await until(healed)
             size = len(native)
             assert (await rig.ask()).status == 200
-            assert (await rig.entries())[size]["kind"] == "call"
+            kinds = [entry["kind"] for entry in (await rig.entries())[size:]]
+            missed = ["rejection"] * 2 if on_failure == "refuse" else ["call", "intent", "settle"]
+            assert kinds == [*missed, "call"]  # what happened meanwhile comes first
+            assert rig.runtime.evidence.late == len(missed)
             assert (await rig.ask(b"", method="GET", path="/ready")).status == 200
+
+    run(main())
+
+
+def test_what_is_kept_for_later_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound refusals are counted, and the first entry after them says how many."""
+    monkeypatch.setattr(evidence, "_LATE_MAX", 3)
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
+            native = rig.runtime.ledger.native
+
+            async def poisoned() -> bool:
+                return native.poisoned is not None
+
+            async def healed() -> bool:
+                return native.poisoned is None
+
+            await rig.runtime.ledger.durable(0)
+            with no_file_may_grow():
+                await rig.ask()
+                await until(poisoned)
+                for _ in range(8):
+                    assert (await rig.ask(secret="wrong")).status == 401
+            await until(healed)
+            assert (await rig.ask()).status == 200
+            entries = await rig.entries()
+            kinds = [entry["kind"] for entry in entries]
+            assert kinds == ["admin", "call", *["rejection"] * 3, "call"]
+            assert entries[-1]["suppressed"] == 5
+            assert not any("suppressed" in entry for entry in entries[:-1])
 
     run(main())
 

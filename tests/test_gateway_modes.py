@@ -270,8 +270,25 @@ def test_a_disk_that_fails_while_the_reply_waits(
             entries = await rig.entries()
             index = named(rig, reply.headers)
             assert entries[index]["id"] == reply.headers["x-request-id"]
-            # What was submitted was not lost after all: the log wrote it again.
-            assert entries[1]["kind"] == ("call" if (mode, body) == ("durable", ASK) else "intent")
+            # What was submitted was not lost after all: the log wrote it again. What happened
+            # while it could not be told is told now.
+            first = [e for e in entries if e["id"] == entries[1]["id"]]
+            plain = body is ASK
+            if mode == "durable" and plain:
+                expected = [("call", 200)]
+            elif mode == "durable":
+                expected = [("intent", 200)]
+            else:
+                expected = [("intent", None)]
+            if withheld:
+                expected.append(("rejection" if expected == [("call", 200)] else "settle", 503))
+                assert first[-1]["reason"] == "ledger_unavailable"
+                assert first[-1]["response"]["bytes"] > 0
+            elif expected[0][0] == "intent":
+                expected.append(("settle", 200 if plain else "done"))
+            assert [(e["kind"], e.get("status")) for e in first] == expected
+            for settle in first[1:]:
+                assert settle.get("of", 1) == 1
             assert rig.runtime.admission.reserved() == 0
 
     run(main())
@@ -358,8 +375,33 @@ def test_a_caller_that_leaves_while_its_reply_waits(tmp_path: Path, mode: str) -
     run(main())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_caller_that_leaves_while_the_model_works(tmp_path: Path, mode: str) -> None:
+    """Its upstream is given up, and its entry says that nobody had an answer."""
+    gone = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.gone()
+        gone.set()
+
+    async def main() -> None:
+        async with governed(tmp_path, mode, script) as (up, rig):
+            async with rig.client() as client:
+                await client.write(request(ASK))
+                await up.asked(1)
+            await gone.wait()
+            await rig.settled()
+            *_, last = await rig.entries()
+            assert last["kind"] == ("settle" if mode == "write-ahead" else "rejection")
+            assert (last["status"], last["reason"]) == (499, "client_gone")
+            assert last.get("of", 1) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "stream"])
 @pytest.mark.parametrize("mode", WAITING)
-def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str) -> None:
+def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str, body: dict[str, Any]) -> None:
     """They get their reply once the disk answers; when it never does, nothing is claimed."""
 
     async def main() -> None:
@@ -367,7 +409,7 @@ def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str) -> None:
             evidence = {"mode": mode}
             async with gateway(tmp_path, up.url, evidence=evidence) as rig, rig.client() as client:
                 gate = Gate(rig)
-                await client.write(request(ASK))
+                await client.write(request(body))
                 await gate.waits_for(1)
                 rig.server.should_exit = True
                 await asyncio.sleep(0.05)
@@ -381,7 +423,7 @@ def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str) -> None:
             ):
                 gate = Gate(rig)
                 size = len(rig.runtime.ledger.native)
-                await client.write(request(ASK))
+                await client.write(request(body))
                 await gate.waits_for(size)
                 rig.server.should_exit = True
                 status, headers = await client.head()
@@ -389,8 +431,10 @@ def test_a_shutdown_while_replies_wait(tmp_path: Path, mode: str) -> None:
                 assert "aegis-entry" not in headers
             async with gateway(tmp_path, up.url, evidence=evidence) as rig:
                 entries = (await rig.entries())[size:]
-                assert entries[0]["kind"] == ("call" if mode == "durable" else "intent")
-                if mode == "write-ahead":  # nothing went upstream, and the log says why
+                two = mode == "write-ahead" or body is STREAM
+                assert len(entries) == (2 if two else 1)
+                assert entries[0]["kind"] == ("intent" if two else "call")
+                if two:  # nothing was answered, and the log says why
                     settle = entries[1]
                     assert (settle["kind"], settle["of"]) == ("settle", size)
                     assert (settle["status"], settle["reason"]) == (503, "shutting_down")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
-from aegis_c.gateway.settings import Settings, SettingsError, load_settings
+from aegis_c import cli
+from aegis_c.gateway.settings import Settings, SettingsError, keys_of, load_settings
 
 DIGEST = "a" * 64
 
@@ -182,3 +191,99 @@ def test_loopback() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         assert not Settings(host=host).loopback_only()
     assert Settings(host="0.0.0.0", uds=Path("x")).loopback_only()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 1", "line 1: prot: unknown key (did you mean port?)"),
+        ("[upstream]\nurll = 'x'", "line 2: upstream.urll: unknown key (did you mean url?)"),
+        (
+            f"[[keys]]\nid='k'\nsha256='{DIGEST}'\ntenent='t'",
+            "line 4: keys.0.tenent: unknown key (did you mean tenant?)",
+        ),
+        ("zzz = 1", "line 1: zzz: unknown key"),
+    ],
+)
+def test_the_nearest_name_is_offered(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, text))
+    assert words in str(caught.value)
+    assert ("did you mean" in str(caught.value)) == ("did you mean" in words)
+
+
+def test_the_nearest_variable_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEGIS_PROT", "1")
+    with pytest.raises(SettingsError, match=r"did you mean AEGIS_PORT\?"):
+        load_settings()
+
+
+def leaves(path: tuple[str, ...] = ()) -> list[str]:
+    """Every setting's whole name; of an array of tables the array's."""
+    found = []
+    for key in keys_of(path):
+        inner = keys_of((*path, key))
+        array = key in ("keys", "targets")
+        found += [".".join((*path, key))] if array or not inner else leaves((*path, key))
+    return found
+
+
+def test_every_setting_is_documented() -> None:
+    """In a table of docs/operations.md, in full or after its table's name in the same cell."""
+    text = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    documented = set()
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            table = ""
+            for name in re.findall(r"`([^`]+)`", line.split("|")[1]):
+                if "." in name:
+                    table = name.rpartition(".")[0] + "."
+                documented |= {name, table + name}
+    assert len(leaves()) > 30
+    assert [name for name in leaves() if name not in documented] == []
+
+
+def test_the_config_commands(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        f"""
+        [upstream]
+        url = "http://x/v1"
+        api_key = "very-secret"
+        [[keys]]
+        id = "k"
+        sha256 = "{DIGEST}"
+        tenant = "t"
+        """,
+    )
+    runner = CliRunner()
+    checked = runner.invoke(cli.app, ["config", "check", "--config", str(file), "--json"])
+    assert checked.exit_code == 0
+    policy = load_settings(file).policy()
+    assert json.loads(checked.stdout) == {"ok": True, "policy": policy}
+
+    shown = runner.invoke(cli.app, ["config", "show", "--config", str(file)])
+    assert shown.exit_code == 0
+    assert policy in shown.stdout
+    assert "very-secret" not in shown.stdout
+    values = tomllib.loads(shown.stdout)
+    assert values["upstream"]["url"] == "http://x/v1"
+    assert values["limits"] == Settings().limits.model_dump()
+    assert values["keys"][0]["tenant"] == "t"
+
+    schema = json.loads(runner.invoke(cli.app, ["config", "schema"]).stdout)
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    validator.validate(tomllib.loads(file.read_text()))
+    assert list(validator.iter_errors({"prot": 1}))
+
+
+def test_config_check_of_a_faulty_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "port = 1\nprot = 2\n[limits]\nmax_in_flight = 0\n")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("AEGIS_")}
+    command = [sys.executable, "-m", "aegis_c.cli", "config", "check", "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean)
+    assert done.returncode == 2
+    assert "line 2: prot: unknown key" in done.stderr
+    assert "line 4: limits.max_in_flight: " in done.stderr
+    assert "Traceback" not in done.stderr

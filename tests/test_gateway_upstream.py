@@ -288,6 +288,43 @@ def test_bytes_that_nobody_asked_for_end_the_connection(tmp_path: Path) -> None:
     run(main())
 
 
+def test_no_request_can_choose_a_host(tmp_path: Path) -> None:
+    """Whatever a request says of hosts, the upstream that the settings name is asked, or nobody."""
+    body = json.dumps({**ASK, "base_url": "http://evil.example", "api_base": "http://evil.example"})
+
+    def asks(target: str, *headers: str) -> bytes:
+        lines = [f"POST {target} HTTP/1.1", f"Authorization: Bearer {KEY}", *headers]
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "", body]
+        return "\r\n".join(lines).encode()
+
+    chat = "/v1/chat/completions"
+    tries = [
+        asks(chat, "Host: evil.example"),
+        asks(
+            chat, "Host: gateway", "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example"
+        ),
+        asks(chat, "Host: gateway", "X-Base-Url: http://evil.example", "Location: http://evil"),
+        asks(f"{chat}?url=http://evil.example", "Host: gateway"),
+        asks(f"http://evil.example{chat}", "Host: evil.example"),
+        asks(f"//evil.example{chat}", "Host: gateway"),
+        asks(f"@evil.example{chat}", "Host: gateway"),
+        asks(f"/v1/chat/completions/../../http://evil.example{chat}", "Host: gateway"),
+    ]
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
+            answered = [(await rig.send(data)).status for data in tries]
+            assert answered[:4] == [200] * 4
+            assert set(answered) <= {200, 400, 404}
+            assert len(up.exchanges) == answered.count(200)
+            for exchange in up.exchanges:
+                assert exchange.request_line == "POST /v1/chat/completions HTTP/1.1"
+                assert exchange.headers["host"] == f"127.0.0.1:{up.port}"
+                assert b"evil" not in exchange.head
+
+    run(main())
+
+
 def test_an_answer_before_the_request_was_read(tmp_path: Path) -> None:
     """It is passed on and recorded as it is; its connection, with half a request on it, ends."""
     large = {**ASK, "messages": [{"role": "user", "content": "x" * (12 << 20)}]}

@@ -39,6 +39,7 @@
     X(reservation_type, agpy_reservation_spec)                                         \
     X(concurrency_type, agpy_concurrency_spec)                                         \
     X(jsonscanner_type, agpy_jsonscanner_spec)                                         \
+    X(requestguard_type, agpy_requestguard_spec)                                       \
     X(mmr_type, agpy_mmr_spec)                                                         \
     X(walwriter_type, agpy_walwriter_spec)                                             \
     X(walreader_type, agpy_walreader_spec)                                             \

@@ -188,21 +188,22 @@ class Bench:
         target.idle_mib = process.resident_mib()
         return target
 
-    def governed(self, upstream: Target, in_flight: int = 2048) -> Target:
+    def governed(self, upstream: Target, in_flight: int = 2048, mode: str = "background") -> Target:
         """`aegis-c serve` with a key, its defaults, and room for so many calls at a time."""
-        config = self.folder / "aegis.toml"
+        name = "governed" if mode == "background" else mode
+        config = self.folder / f"{name}.toml"
         digest = hashlib.sha256(KEY.encode()).hexdigest()
         ring = max(16 << 20, in_flight * 2 * 4096)
         config.write_text(
-            f'port = 0\ndata = "{self.folder / "data"}"\n'
+            f'port = 0\ndata = "{self.folder / name}"\n[evidence]\nmode = "{mode}"\n'
             f'[upstream]\nurl = "{_url(upstream)}"\nmax_connections = {in_flight}\n'
             f"[limits]\nmax_in_flight = {in_flight}\n[ledger]\nring_bytes = {ring}\n"
             f'[[keys]]\nid = "bench"\nsha256 = "{digest}"\ntenant = "bench"\nroles = ["admin"]\n'
         )
         command = [sys.executable, "-m", "aegis_c.cli", "serve", "--config", str(config)]
-        process = self._start("governed", command, self.core)
+        process = self._start(name, command, self.core)
         port = process.wait_for("listening on http://127.0.0.1:").partition(";")[0]
-        target = Target("governed", process, int(port), governed=True)
+        target = Target(name, process, int(port), governed=True)
         target.get("/ready")
         target.ready_ms = (time.monotonic() - process.started) * 1e3
         target.idle_mib = process.resident_mib()
@@ -283,7 +284,8 @@ class Bench:
         self, target: Target, before: dict[str, int], calls: int, stream: bool
     ) -> None:
         after = target.recorded()
-        for kind in ("intent", "settle") if stream else ("call",):
+        two = stream or target.name == "write-ahead"
+        for kind in ("intent", "settle") if two else ("call",):
             made = after.get(kind, 0) - before.get(kind, 0)
             if made != calls:
                 raise RuntimeError(f"{calls} calls were answered, but left {made} {kind} entries")

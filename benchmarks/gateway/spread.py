@@ -23,11 +23,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import uvloop
+from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from aegis_c.gateway.hot.guard_protocol import GuardedProtocol
 from aegis_c.gateway.process.acceptor import Board
 from aegis_c.gateway.process.worker import Server
 from aegis_c.gateway.settings import Settings
@@ -107,7 +110,11 @@ async def _serve(
 ) -> None:
     seen: set[tuple[str, int]] = set()
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    class _Served(FastAPI):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await answer(scope, receive, send)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             for stage in ("startup", "shutdown"):
                 await receive()
@@ -119,7 +126,9 @@ async def _serve(
         await send(_START)
         await send({"type": "http.response.body", "body": _BODY})
 
-    await Server(app, Settings(), listener, board, number).serve()
+    served = _Served()
+    served.state.aegis = SimpleNamespace(protocol=GuardedProtocol)
+    await Server(served, Settings(), listener, board, number).serve()
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from aegis_c import AegisError, __version__
+from aegis_c import AegisError, __version__, config_tools
 from aegis_c.ledger import layout, verify, wal_tools
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys of callers.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(keys_app, name="keys")
 app.add_typer(wal_tools.app, name="wal")
+app.add_typer(config_tools.app, name="config")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 LogPath = Annotated[

@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -35,6 +35,7 @@ CAP: Final = 256  # bytes of UTF-8 of one string from outside
 CAP_ESCAPED: Final = 384  # bytes that it may take in JSON
 _SOURCES_MAX: Final = 4096  # source addresses whose rejection rate is followed one by one
 _BURST: Final = 5.0  # seconds' worth of rejections that may come at once
+_LATE_MAX: Final = 4096  # entries that wait for a ledger that cannot take them
 _LOG_EVERY: Final = 5.0  # seconds between two lines about entries that could not be recorded
 
 _VARIANT: Final = {digit: "89ab"[i % 4] for i, digit in enumerate("0123456789abcdef")}
@@ -120,7 +121,8 @@ class Evidence:
     """Builds and submits entries; used from the event loop alone.
 
     Methods return the entry's index, or None when it could not be recorded: the gap is logged and
-    counted, and with ``refuses`` a reply that can still be withheld must be.
+    counted, and with ``refuses`` a reply that can still be withheld must be. What happened all the
+    same is recorded as soon as the ledger is back.
     """
 
     def __init__(
@@ -132,10 +134,12 @@ class Evidence:
         rejections_per_source: float,
         rejections_total: float,
         reserved: Callable[[], int],
+        used: Callable[[str, dict[str, int]], None] = lambda endpoint, usage: None,
     ) -> None:
         """``reserved()`` is the ring space, in bytes, that admitted calls may still need."""
         self._ledger = ledger
         self._reserved = reserved
+        self._used = used
         self.use(
             policy=policy,
             refuse_on_failure=refuse_on_failure,
@@ -146,7 +150,9 @@ class Evidence:
         self._total_at = 0.0
         self._suppressed = 0
         self._next_log = 0.0
-        self.gaps = 0  # entries that could not be recorded
+        self._late: deque[tuple[Entry, Commitment | None, Commitment | None]] = deque()
+        self.gaps = 0  # entries that could not be recorded when they were made
+        self.late = 0  # those of them that were recorded later
         self.suppressed_total = 0  # rejections counted instead of recorded
         self.submitted: dict[str, int] = {}  # entries by kind
 
@@ -179,10 +185,12 @@ class Evidence:
         entry = self._entry("call", call)
         entry.status = status
         entry.usage = usage
+        if usage is not None:
+            self._used(call.endpoint, usage)
         entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
-        return self._submit(entry, call.request, response)
+        return self._submit(entry, call.request, response, keep=not self.refuses)
 
     def intent(self, call: Call, status: int | None) -> int | None:
         """A stream is about to begin, or (in write-ahead mode, no ``status`` yet) any call."""
@@ -191,7 +199,7 @@ class Evidence:
         entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, None)
-        return self._submit(entry, call.request, None)
+        return self._submit(entry, call.request, None, keep=not self.refuses)
 
     def settle(
         self,
@@ -211,11 +219,14 @@ class Evidence:
         entry.of = call.intent
         entry.status = status
         entry.usage = usage
+        if usage is not None:
+            self._used(call.endpoint, usage)
         entry.events = events
         entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
-        return self._submit(entry, None, response)
+        withheld = self.refuses and isinstance(response, bytes)
+        return self._submit(entry, None, response, keep=not withheld)
 
     def rejection(
         self, call: Call, *, status: int, reason: str, stage: str, response: bytes | None
@@ -223,8 +234,8 @@ class Evidence:
         """A request was refused, or could not be answered; a call with an intent is settled.
 
         A flood is counted instead of recorded (the next entry carries the count), and so is a
-        rejection that would take ring space from admitted calls, or that the ledger cannot take.
-        An admitted call, which may have gone upstream, has room of its own.
+        rejection that would take ring space from admitted calls. An admitted call, which may have
+        gone upstream, has room of its own.
         """
         if not call.owed and not self._may_reject(call):
             self._count()
@@ -238,17 +249,14 @@ class Evidence:
         entry.provider = call.provider
         _set_model(entry, call.model, None)
         request = call.request if call.intent is None else None
-        index = self._submit(entry, request, response)
-        if index is None:
-            self._count()
-        return index
+        return self._submit(entry, request, response, keep=True)
 
     def analysis(self, call: Call, of: int, analysis: dict[str, Any]) -> int | None:
         """What the background analyser found about the call or settle at index ``of``."""
         entry = self._entry("analysis", call)
         entry.of = of
         entry.analysis = analysis
-        return self._submit(entry, None, None)
+        return self._submit(entry, None, None, keep=False)
 
     def admin(
         self,
@@ -316,7 +324,8 @@ class Evidence:
         return abandoned
 
     def flush(self) -> None:
-        """At the end: rejections that were only counted get an entry that says how many."""
+        """At the end: what was kept, and how many rejections were only counted."""
+        self._catch_up()
         if self._suppressed:
             try:
                 self.admin("suppressed")
@@ -349,16 +358,23 @@ class Evidence:
         entry: Entry,
         request: Commitment | bytes | None,
         response: Commitment | bytes | None,
+        *,
+        keep: bool,
     ) -> int | None:
+        """None when the ledger cannot take it; ``keep``: it happened, so it is recorded later."""
         try:
             return self._append(entry, request, response)
         except AegisError as error:
             self._gap(entry.kind, error)
+            if keep:
+                self._keep(entry, request, response)
             return None
 
     def _must(self, entry: Entry) -> int | None:
         """Submit what the log should not go on without."""
-        return self._append(entry, None, None) if self.refuses else self._submit(entry, None, None)
+        if self.refuses:
+            return self._append(entry, None, None)
+        return self._submit(entry, None, None, keep=True)
 
     def _append(
         self,
@@ -366,13 +382,61 @@ class Evidence:
         request: Commitment | bytes | None,
         response: Commitment | bytes | None,
     ) -> int:
+        if self._late:
+            self._catch_up()
         suppressed = self._suppressed
-        if suppressed:
-            entry.suppressed = suppressed
+        entry.suppressed = suppressed or None
         index = self._ledger.submit(_encode(entry), request, response)
         self._suppressed -= suppressed
         self.submitted[entry.kind] = self.submitted.get(entry.kind, 0) + 1
         return index
+
+    def _keep(
+        self,
+        entry: Entry,
+        request: Commitment | bytes | None,
+        response: Commitment | bytes | None,
+    ) -> None:
+        """Hold an entry, without bodies, until the ledger is back; bounded."""
+        entry.suppressed = None
+        try:
+            kept = (
+                entry,
+                self._commitment(entry.id, "request", request),
+                self._commitment(entry.id, "response", response),
+            )
+        except AegisError:  # the ledger is closed: nothing can be recorded any more
+            return
+        if len(self._late) < _LATE_MAX:
+            self._late.append(kept)
+        elif entry.kind == "rejection":
+            self._count()
+
+    def _commitment(
+        self, name: str, role: Literal["request", "response"], body: Commitment | bytes | None
+    ) -> Commitment | None:
+        if not isinstance(body, bytes):
+            return body
+        commitment = self._ledger.native.commitment(name, role)
+        commitment.update(body)
+        return commitment
+
+    def _catch_up(self) -> None:
+        """Record what was kept, oldest first, as far as it takes no room from calls."""
+        native = self._ledger.native
+        try:
+            while (
+                self._late
+                and native.poisoned is None
+                and native.room() >= self._reserved() + 2 * ENTRY_MAX
+            ):
+                entry, request, response = self._late[0]
+                self._ledger.submit(_encode(entry), request, response)
+                self._late.popleft()
+                self.late += 1
+                self.submitted[entry.kind] = self.submitted.get(entry.kind, 0) + 1
+        except AegisError:  # not yet, or (closed) never
+            return
 
     def _count(self) -> None:
         self._suppressed += 1

@@ -5,20 +5,18 @@ Labels are bounded: endpoints and reasons are this program's own words, statuses
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
-_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+from aegis_c.gateway.genai_metrics import GenAi
+
 #: Name, help text, and a function that gives {label: value} at the time of the scrape.
 Gauge = tuple[str, str, str, Callable[[], dict[str, float]]]
 
@@ -28,22 +26,20 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
+        self.genai = GenAi()
+        self.registry.register(self.genai)
         self.registry.register(self)
         self.calls: dict[tuple[str, int], int] = {}
         self.rejections: dict[tuple[str, str], int] = {}
         self.streams: dict[str, int] = {}
-        self._seconds = [0] * (len(_BOUNDS) + 1)
-        self._seconds_sum = 0.0
         self._gauges: list[Gauge] = []
         self._counters: list[Gauge] = []
 
-    def answered(self, endpoint: str, status: int, nanoseconds: int) -> None:
+    def answered(self, endpoint: str, status: int, nanoseconds: int, upstream_ns: int = 0) -> None:
         """A hot request was answered with ``status`` after ``nanoseconds``."""
         label = (endpoint, status)
         self.calls[label] = self.calls.get(label, 0) + 1
-        seconds = nanoseconds * 1e-9
-        self._seconds[bisect_left(_BOUNDS, seconds)] += 1
-        self._seconds_sum += seconds
+        self.genai.answered(endpoint, nanoseconds, upstream_ns)
 
     def rejected(self, stage: str, reason: str) -> None:
         """A request was refused at ``stage``."""
@@ -88,25 +84,10 @@ class Metrics(Collector):
         for how, count in self.streams.items():
             streams.add_metric((how,), count)
         yield streams
-        yield HistogramMetricFamily(
-            "aegis_request_seconds",
-            "Time from a governed request's arrival to the end of its answer.",
-            buckets=self._buckets(),
-            sum_value=self._seconds_sum,
-        )
         for name, text, label, values in self._gauges:
             yield _fill(GaugeMetricFamily(name, text, labels=(label,) if label else ()), values())
         for name, text, label, values in self._counters:
             yield _fill(CounterMetricFamily(name, text, labels=(label,) if label else ()), values())
-
-    def _buckets(self) -> list[tuple[str, float]]:
-        return list(self._cumulative())
-
-    def _cumulative(self) -> Iterator[tuple[str, float]]:
-        count = 0
-        for bound, here in zip((*map(str, _BOUNDS), "+Inf"), self._seconds, strict=True):
-            count += here
-            yield bound, count
 
 
 def _fill(

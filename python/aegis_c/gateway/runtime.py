@@ -17,22 +17,26 @@ from starlette.types import Receive, Scope, Send
 from aegis_c import AegisError
 from aegis_c.gateway.background.analyst import Analyst
 from aegis_c.gateway.background.spawn import Background
-from aegis_c.gateway.errors import method_not_allowed
-from aegis_c.gateway.evidence import Evidence
+from aegis_c.gateway.deep_health import DeepHealth
+from aegis_c.gateway.errors import Refusal, method_not_allowed
+from aegis_c.gateway.evidence import Call, Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
-from aegis_c.gateway.hot.auth import Auth, Principal
+from aegis_c.gateway.hot.auth import Auth, Principal, source_of
 from aegis_c.gateway.hot.breaker import CLOSED, HALF_OPEN, OPEN
 from aegis_c.gateway.hot.dispatch import Dispatcher
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
-from aegis_c.gateway.hot.guard import Guard
+from aegis_c.gateway.hot.guard import Guard, Head
+from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, Headers, guarded, refuse_alone
 from aegis_c.gateway.hot.limits import Admission
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
 from aegis_c.gateway.hot.retry import Retries
 from aegis_c.gateway.hot.targets import Targets
+from aegis_c.gateway.hot.wire import send_reply
 from aegis_c.gateway.ledger_metrics import LedgerMetrics
+from aegis_c.gateway.logs import CallLog
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
@@ -57,9 +61,11 @@ class Runtime:
     settings: Settings
     metrics: Metrics
     auth: Auth
+    protocol: type[GuardedProtocol]  # for uvicorn's `http`: the first line, with these settings
     running: bool
     ledger: AsyncLedger
     background: Background
+    firewall: Firewall
     targets: Targets
     retries: Retries
     admission: Admission
@@ -79,6 +85,8 @@ class Runtime:
         self.siblings = siblings
         self.auth = Auth(settings.keys)
         self.metrics = Metrics()
+        self.deep_health = DeepHealth(self)
+        self.calls = CallLog()
         self.running = False
         self.hot = {}
         self._policy = settings.policy()
@@ -89,7 +97,26 @@ class Runtime:
         self._fault: str | None = None
         self._lock_fd: int | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self.protocol = guarded(on_refusal=self.refused)
+        self._set_deadlines()
         _add_gauges(self)
+
+    # -- the first line ----------------------------------------------------------------------
+
+    def _set_deadlines(self) -> None:
+        limits = self.settings.limits
+        self.protocol.head_timeout = limits.head_timeout
+        # Later than the second line's, which refuses a governed body by its endpoint.
+        self.protocol.body_timeout = limits.body_timeout + 5.0
+
+    def refused(self, client: tuple[str, int] | None, refusal: Refusal) -> tuple[bytes, Headers]:
+        """Record what was refused before it became a request; its reply's body and headers."""
+        if not self.running:
+            return refuse_alone(refusal)
+        call = Call("", source_of({"client": client}))
+        body = refusal.body()
+        self.refuser.record(call, refusal, body)
+        return body, self.refuser.headers(call, refusal, body)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -107,6 +134,7 @@ class Runtime:
                 self._fault = str(error) or type(error).__name__
                 raise
             self._fault = None
+            self.metrics.genai.watch_loop()
             self._keeper = self._until_the_loop_ends()
             await anext(self._keeper)
             self.running = True
@@ -124,6 +152,7 @@ class Runtime:
                 task.cancel()
             await self._calls_end(time.monotonic() + 1.0)
             self.running = False
+            self.metrics.genai.stop_watching()
             await self._stop_parts(max(1.0, deadline - time.monotonic()))
             keeper, self._keeper = self._keeper, None
         if keeper is not None:
@@ -220,6 +249,7 @@ class Runtime:
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
+            used=self.metrics.genai.used,
         )
         self.retries = Retries(settings.upstream.retry)
         self.refuser = Refuser(self.evidence, self.metrics)
@@ -233,14 +263,17 @@ class Runtime:
             ledger=self.ledger, recording=recording, analyst=analyst, metrics=self.metrics
         )
         dispatcher = Dispatcher(self.targets, self.retries, asyncio.get_running_loop().time)
-        guard = Guard(limits.max_body_bytes, limits.max_json_depth, limits.body_timeout)
+        self.firewall = Firewall()
+        guard = self._guard = Guard(
+            limits.max_body_bytes, limits.max_json_depth, limits.body_timeout
+        )
         self.hot = {
-            "/health": _health,
+            "/health": self._health,
             CHAT: Governed(
                 CHAT,
                 guard=guard,
                 auth=self.auth,
-                firewall=Firewall(),
+                firewall=self.firewall,
                 admission=self.admission,
                 examine=examine_chat,
                 recording=recording,
@@ -253,6 +286,7 @@ class Runtime:
                 ),
                 refuser=self.refuser,
                 metrics=self.metrics,
+                calls=self.calls if settings.logs.calls else None,
             ),
         }
 
@@ -281,6 +315,7 @@ class Runtime:
             await self.background.drain(seconds)
         if hasattr(self, "evidence"):
             self.evidence.flush()
+        await self.calls.close()
         try:
             await self.ledger.close()
         except AegisError as error:
@@ -304,13 +339,14 @@ class Runtime:
         """
         check_reload(self.settings, settings)
         targets = self.targets
-        if settings.upstream != self.settings.upstream:
+        if settings.upstream != self.settings.upstream or settings.upstream.api_key_file:
             try:
                 targets = Targets.of(settings.upstream)
             except (OSError, ValueError) as error:
                 raise SettingsError(f"upstream: {error}") from None
         self.settings, self._policy = settings, settings.policy()
         self.auth = Auth(settings.keys)
+        self._set_deadlines()
         refuse = settings.evidence.on_failure == "refuse"
         self.admission.use(
             settings.limits.max_in_flight, settings.limits.admission_deadline, refuse
@@ -354,6 +390,35 @@ class Runtime:
             missing.append("shutting down")
         return missing
 
+    def read(self, body: bytes) -> dict[str, Any]:
+        """A JSON body as the guard reads it."""
+        return self._guard.document(Head(), body)
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """/health while running: constant, so that it measures nothing but the server.
+
+        With `?deep=1` the stages and the ledger are checked (deep_health.py).
+        """
+        if scope["method"] != "GET":
+            refusal = method_not_allowed(scope["method"], "/health", "GET")
+            response = Response(
+                refusal.body(), refusal.status, {"allow": "GET"}, "application/json"
+            )
+            await response(scope, receive, send)
+        elif scope["query_string"] == b"deep=1":
+            status, body = await self.deep_health.check()
+            await send_reply(
+                send,
+                status,
+                [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", str(len(body)).encode()),
+                ],
+                body,
+            )
+        else:
+            await send_reply(send, 200, _HEALTH_HEADERS, _HEALTH_BODY)
+
     def breaker_states(self) -> dict[str, float]:
         """Of every target: 0 closed, 1 half-open, 2 open."""
         now = asyncio.get_running_loop().time()
@@ -387,25 +452,10 @@ def check_reload(old: Settings, new: Settings) -> None:
 
 
 _HEALTH_BODY = b'{"status":"ok"}'
-_HEALTH_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(_HEALTH_BODY)).encode()),
-    ],
-}
-
-
-async def _health(scope: Scope, receive: Receive, send: Send) -> None:
-    """/health while running: constant, so that it measures nothing but the server."""
-    if scope["method"] == "GET":
-        await send(dict(_HEALTH_START))
-        await send({"type": "http.response.body", "body": _HEALTH_BODY})
-        return
-    refusal = method_not_allowed(scope["method"], "/health", "GET")
-    response = Response(refusal.body(), refusal.status, {"allow": "GET"}, "application/json")
-    await response(scope, receive, send)
+_HEALTH_HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(_HEALTH_BODY)).encode()),
+]
 
 
 def _add_gauges(runtime: Runtime) -> None:
@@ -475,9 +525,15 @@ def _add_gauges(runtime: Runtime) -> None:
     )
     counter(
         "aegis_ledger_gaps",
-        "Entries that could not be recorded.",
+        "Entries that could not be recorded when they were made.",
         "",
         of(lambda: {"": runtime.evidence.gaps}),
+    )
+    counter(
+        "aegis_ledger_late",
+        "Entries that were recorded later, once the ledger was back.",
+        "",
+        of(lambda: {"": runtime.evidence.late}),
     )
     counter(
         "aegis_rejections_suppressed",

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
+from aegis_c.gateway import logs
 from aegis_c.gateway.process import listener as listening
 from aegis_c.gateway.process import systemd
 from aegis_c.gateway.process.supervisor import Supervisor
@@ -51,9 +52,7 @@ def run(settings: Settings, reload: Callable[[], Settings] = load_settings) -> i
                 "no API key is configured, and the socket that was handed over can be reached "
                 "from other machines; add a key to the settings"
             )
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        logs.configure(settings.logs.format)
         if settings.workers > 1:
             return Supervisor(settings, listener, reload, announce).run()
         return _run_alone(settings, listener, reload)

@@ -7,12 +7,13 @@ never leave a limit at its default.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from pydantic import (
@@ -28,9 +29,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from aegis_c.gateway.settings_file import Lines, variable_of
+from aegis_c.gateway.settings_file import Lines, SettingsError, variable_of
 from aegis_c.gateway.tables import Name, Seconds, Table
 from aegis_c.gateway.upstream_settings import Upstream
+
+__all__ = ["Settings", "SettingsError", "load_settings"]
 
 #: Largest entry one call can make, in bytes; the caps in ``gateway/evidence.py`` guarantee it.
 ENTRY_MAX = 4096
@@ -54,10 +57,6 @@ TOOL_VARIABLES = frozenset(
 PROCESS = ("host", "port", "uds", "data", "workers")
 
 Role = Literal["caller", "auditor", "admin"]
-
-
-class SettingsError(Exception):
-    """The settings cannot be used; the text says which key, why, and what is expected."""
 
 
 class ApiKey(Table):
@@ -91,6 +90,9 @@ class Limits(Table):
     max_in_flight: int = Field(default=512, ge=1, le=65_536)
     admission_deadline: Annotated[float, Field(ge=0, le=60)] = Field(
         default=2.0, description="Seconds a call may wait for room before it gets 503."
+    )
+    head_timeout: Seconds = Field(
+        default=10.0, description="Seconds for a request's head, and for a new connection's first."
     )
     body_timeout: Seconds = Field(default=30.0, description="Seconds for a request's whole body.")
     background_queue: int = Field(
@@ -138,6 +140,15 @@ class LedgerSettings(Table):
     ring_bytes: int = Field(default=16 << 20, ge=1 << 20, le=1 << 30)
 
 
+class LogSettings(Table):
+    """What is said on standard error."""
+
+    format: Literal["json", "text"] = Field(
+        default="json", description="json: one object a line; text: for people."
+    )
+    calls: bool = Field(default=True, description="One line for each governed call.")
+
+
 class Settings(BaseSettings):
     """Everything the gateway can be told; see :func:`load_settings` for files."""
 
@@ -165,6 +176,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     evidence: EvidenceSettings = EvidenceSettings()
     ledger: LedgerSettings = LedgerSettings()
+    logs: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
@@ -245,10 +257,10 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
 
     unknown = sorted(name for name in os.environ if _is_unknown(name))
     if unknown:
+        known = [f"AEGIS_{name.upper()}" for name in Settings.model_fields]
         raise SettingsError(
-            f"{unknown[0]}: unknown setting in the environment; known are "
-            + ", ".join(f"AEGIS_{name.upper()}" for name in Settings.model_fields)
-            + " (nested: AEGIS_UPSTREAM__URL)"
+            f"{unknown[0]}: unknown setting in the environment{_nearest(unknown[0], known)}; "
+            f"known are {', '.join(known)} (nested: AEGIS_UPSTREAM__URL)"
         )
     try:
         loaded = FileSettings(**{k: v for k, v in overrides.items() if v is not None})
@@ -278,10 +290,41 @@ def _explain(error: ValidationError, file: Path | None) -> str:
         key = ".".join(str(part) for part in path) or "settings"
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            reason = "unknown key"
+            reason = "unknown key" + _nearest(str(path[-1]), keys_of(path[:-1]))
         faults.append(_where(path, lines, missing=fault["type"] == "missing") + f"{key}: {reason}")
     where = f" ({file} and AEGIS_* variables)" if file is not None else ""
     return f"unusable settings{where}: " + "; ".join(faults)
+
+
+def given_by(file: Path | None) -> list[str]:
+    """Where settings come from: the file, and the names of the variables that count."""
+    if file is None and os.environ.get("AEGIS_CONFIG"):
+        file = Path(os.environ["AEGIS_CONFIG"])
+    variables = [
+        name
+        for name in sorted(os.environ)
+        if name.upper().startswith("AEGIS_") and name.upper() not in TOOL_VARIABLES
+    ]
+    return [*([] if file is None else [str(file)]), *variables]
+
+
+def keys_of(path: tuple[str | int, ...] = ()) -> list[str]:
+    """The keys of the table at ``path`` (() is the whole file); none when it is no table."""
+    table: Any = Settings
+    for part in path:
+        if isinstance(part, int):
+            continue  # an element of an array of tables: what its array holds
+        field = getattr(table, "model_fields", {}).get(part)
+        table = None if field is None else field.annotation
+        inner = [one for one in get_args(table) if hasattr(one, "model_fields")]
+        table = inner[0] if inner else table
+    return list(getattr(table, "model_fields", ()))
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """`` (did you mean ...?)`` when a known name is close to ``name``."""
+    found = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _where(path: tuple[str | int, ...], lines: Lines | None, *, missing: bool) -> str:

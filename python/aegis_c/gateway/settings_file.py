@@ -26,6 +26,10 @@ _STRING = re.compile(
 _SCALAR = re.compile(r"[^,\]}#\n]*")
 
 
+class SettingsError(Exception):
+    """The settings cannot be used; the text says which key, why, and what is expected."""
+
+
 class Lines:
     """The lines, counted from 1, of the keys of one TOML text that ``tomllib`` accepts."""
 

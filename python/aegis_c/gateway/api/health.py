@@ -28,11 +28,15 @@ def router(runtime: Runtime) -> APIRouter:
 
     @routes.get("/ready")
     async def ready(response: Response) -> dict[str, object]:
-        """200 when calls can be served and recorded; else 503 with what is missing."""
+        """200 when calls can be served and recorded; else 503 with what is missing.
+
+        `ring`: where entries lie on their way to the disk, `tmpfs` or `disk`.
+        """
         missing = runtime.missing()
         if missing:
             response.status_code = 503
-        return {"ready": not missing, "missing": missing}
+        ring = runtime.ledger.native.stats()["ring_mode"] if runtime.running else None
+        return {"ready": not missing, "missing": missing, "ring": ring}
 
     @routes.get("/metrics", response_class=Response)
     async def metrics(request: Request) -> Response:

@@ -95,7 +95,9 @@ class Dispatcher:
             )
             if isinstance(outcome, Exchange):
                 connection = outcome.connection
-                if not retries.put_off(connection.status, connection.headers):
+                if connection.status < 400 or not retries.put_off(
+                    connection.status, connection.headers
+                ):
                     return outcome
                 wait = retries.wait(made, retry_after(connection.headers))
             else:

@@ -1,8 +1,10 @@
 """The first stage: nothing ambiguous, oversize or half-sent gets past this point.
 
-Works on the ASGI message level, so it holds under any server; a server whose parser was stricter
-has refused already. Checks framing headers (RFC 9112 section 6), the media type and coding of the
-body, its size before it is read, and then the JSON itself (``hot/strictjson.py``).
+Two lines. Under uvicorn, ``GuardedProtocol`` (``hot/guard_protocol.py``) reads a connection before
+the HTTP parser does. ``Guard`` works on the ASGI message level, so it holds under any server; what
+the first line or a strict parser has refused does not come here. It checks framing headers (RFC
+9112 section 6), the media type and coding of the body, its size before it is read, and then the
+JSON itself (``hot/strictjson.py``).
 """
 
 from __future__ import annotations
@@ -10,18 +12,24 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.types import Receive, Scope
 
 from aegis_c import JsonError
 from aegis_c.gateway.errors import Refusal
+from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, guarded
 from aegis_c.gateway.hot.strictjson import StrictJson
+
+__all__ = ["ClientGone", "Guard", "GuardedProtocol", "Head", "guarded"]
 
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
 _JSON_TYPE = re.compile(
     rb'application/json[ \t]*(?:;[ \t]*charset=(?:utf-8|"utf-8")[ \t]*)?', re.IGNORECASE
 )
+_BINARY_NAME = re.compile(rb":?[!#$%&'*+.^_`|~0-9a-z-]+")
+_BINARY_VALUE = re.compile(rb"[\r\n\0]")
 #: End-to-end names that a Connection header must not turn into hop-by-hop ones (RFC 9110 7.6.1).
 _PROTECTED = frozenset(
     {b"authorization", b"content-length", b"content-type", b"content-encoding", b"host"}
@@ -82,6 +90,15 @@ def _bad(code: str, message: str) -> Refusal:
     return Refusal(400, code, message, stage="guard", headers=((b"connection", b"close"),))
 
 
+def _check_binary(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Fields of HTTP/2 and later, which an upstream's HTTP/1 would read as others."""
+    for name, value in headers:
+        if _BINARY_NAME.fullmatch(name) is None or _BINARY_VALUE.search(value) is not None:
+            raise _bad("invalid_header", "A header field's name or value is not valid.")
+        if name in (b"transfer-encoding", b"connection"):
+            raise _bad("invalid_header", f"HTTP/2 has no header field {name.decode()}.")
+
+
 class Guard:
     """Checks one request; built once from the limits."""
 
@@ -128,6 +145,8 @@ class Guard:
             raise _bad("invalid_header", "Content-Length and Transfer-Encoding are both given.")
         if hosts > 1:
             raise _bad("duplicate_header", "Host is given twice.")
+        if scope.get("http_version", "1.1")[:1] != "1":
+            _check_binary(scope["headers"])
         return head
 
     def body_headers(self, head: Head) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aegis_c.gateway.hot.forwarder import Forwarder
     from aegis_c.gateway.hot.limits import Admission
     from aegis_c.gateway.hot.recording import Background
+    from aegis_c.gateway.logs import CallLog
     from aegis_c.gateway.metrics import Metrics
 
 log = logging.getLogger("aegis_c.gateway.pipeline")
@@ -92,7 +93,9 @@ class Governed:
         forwarder: Forwarder,
         refuser: Refuser,
         metrics: Metrics,
+        calls: CallLog | None = None,
     ) -> None:
+        self._calls = calls
         self._endpoint = endpoint
         self._guard = guard
         self._auth = auth
@@ -152,7 +155,10 @@ class Governed:
         finally:
             if call.admitted:
                 self._admission.leave(call.owed)
-            self._metrics.answered(self._endpoint, status, time.perf_counter_ns() - call.started)
+            took = time.perf_counter_ns() - call.started
+            self._metrics.answered(self._endpoint, status, took, call.upstream_ns)
+            if self._calls is not None:
+                self._calls.write(call, status)
 
     def _judge(self, call: Call, document: dict[str, Any]) -> None:
         """Ask the firewall; the caller never learns which rule refused, the log does."""

@@ -62,8 +62,8 @@ class Background:
         """The headers of a stream are about to go out. Raises Refusal when they must not."""
         call.intent = self._evidence.intent(call, 200)
         self._made(call, call.intent)
-        call.recorded = True
         await self._confirm(call, call.intent)
+        call.recorded = True
 
     def end(self, call: Call, how: str, response: Commitment, events: EventReader) -> int | None:
         """A stream is over; ``response`` commits to what was handed to the caller."""

@@ -38,8 +38,8 @@ class Retries:
         self._tokens = min(self._tokens + self._share, self._most)
 
     def put_off(self, status: int, headers: Mapping[bytes, bytes]) -> bool:
-        """True when this answer says that the call was not worked on and may come again."""
-        if status < 400 or headers.get(b"x-should-retry") == b"false":
+        """True when this error says that the call was not worked on and may come again."""
+        if headers.get(b"x-should-retry") == b"false":
             return False
         if status in self._statuses:
             return True

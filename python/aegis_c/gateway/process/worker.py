@@ -17,11 +17,14 @@ from typing import Final
 
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aegis_c import AegisError
+from aegis_c.gateway import logs
 from aegis_c.gateway.app import create_app
+from aegis_c.gateway.hot.guard import GuardedProtocol
 from aegis_c.gateway.process.acceptor import Acceptor, Board
 from aegis_c.gateway.process.listener import BACKLOG
 from aegis_c.gateway.process.siblings import Siblings
@@ -41,11 +44,18 @@ class CannotStart(Exception):
     """A part cannot be used; str() says which and why."""
 
 
-def server_config(app: ASGIApp, shutdown_deadline: float) -> uvicorn.Config:
-    """How this gateway wants to be served; also for a parent application that mounts it."""
+def server_config(
+    app: ASGIApp,
+    shutdown_deadline: float,
+    protocol: type[GuardedProtocol] = GuardedProtocol,
+) -> uvicorn.Config:
+    """How this gateway wants to be served; also for a parent application that mounts it.
+
+    With ``app.state.aegis.protocol``, refusals of the first line against smuggling leave entries.
+    """
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol,
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -84,17 +94,16 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: FastAPI,
         settings: Settings,
         listener: socket.socket,
         board: Board | None = None,
         number: int = 0,
         private: socket.socket | None = None,
     ) -> None:
-        config = server_config(app, settings.shutdown_deadline)
-        base = HttpToolsProtocol if isinstance(config.http, str) else config.http
-        bases = (_Protocol,) if base is HttpToolsProtocol else (_Protocol, base)
-        config.http = type("Protocol", bases, {"owner": self})
+        protocol: type[GuardedProtocol] = app.state.aegis.protocol
+        config = server_config(app, settings.shutdown_deadline, protocol)
+        config.http = type("Protocol", (_Protocol, protocol), {"owner": self})
         super().__init__(config)
         self.draining = False
         self._listener = listener
@@ -203,6 +212,7 @@ class Worker:
         self.runtime.reload(settings)
         self.settings = settings
         self.server.use(settings)
+        logs.configure(settings.logs.format)
 
     def end(self) -> None:
         """Ask it to end in order; asked again, it does not wait for clients."""

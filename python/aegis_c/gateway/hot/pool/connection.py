@@ -124,11 +124,7 @@ class Connection(asyncio.Protocol):
         while not self._head_done:
             if self._error is not None:
                 raise self._error
-            self._waiter = waiter = self._pool.loop.create_future()
-            try:
-                await waiter
-            finally:
-                self._waiter = None
+            await self._wait()
 
     async def body(self) -> bytes:
         """The whole body. Raises UpstreamError, also when it is larger than the limit."""
@@ -203,17 +199,17 @@ class Connection(asyncio.Protocol):
         self._last = self._pool.loop.time()
         self._pool.finished(self, clean)
 
-    async def _wait(self) -> None:
+    def _wait(self) -> asyncio.Future[None]:
+        """To be awaited at once: done when something has changed."""
         self._waiter = waiter = self._pool.loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        return waiter
 
     def _wake(self) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _resume(self) -> None:
         if self._paused:
