@@ -29,7 +29,7 @@ def _start(*command: str | Path) -> subprocess.Popen[str]:
 
 def _ended(process: subprocess.Popen[str]) -> str:
     """What a process said that must have succeeded."""
-    said, _ = process.communicate(timeout=80)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
 
@@ -47,7 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _start("pytest", *timed, f"--benchmark-json={folder / 'pytest.json'}") as short,
     ):
         try:
-            said, _ = once.communicate(timeout=80)
+            said, _ = once.communicate(timeout=300)
             (folder / "once.txt").write_text(f"{said}\nexit status {once.returncode}")
             _ended(gw)
             _ended(short)
@@ -76,8 +76,8 @@ def test_gateway_harness_measures_every_target(results: Path) -> None:
         assert row["calls"] > 0 and row["cpu_us"] > 0
     for row in found["delayed"]:
         assert row["total_p50"] >= 20_000  # microseconds: the upstream's own delay
-    for row in found["streams"]:
-        assert row["events"] == 33 * 64  # 32 and [DONE], of 64 streams
+    for row in found["streams"] + found["spread"]:
+        assert row["events"] == 33 * row["requests"]  # 32 and [DONE], of 64 streams or twice that
         assert row["first_p50"] < row["total_p50"] >= 31 * 20_000
 
 

@@ -56,6 +56,7 @@ class Ledger:
         publish_gap_us: int = 100_000,
         publish_max_us: int = 10_000_000,
         segment_bytes: int = 4 << 20,
+        accept_rollback: bool = False,
     ) -> Self: ...
     def submit(
         self,
@@ -124,6 +125,8 @@ class Decision:
     def retry_after(self) -> float: ...
     @property
     def reset_after(self) -> float: ...
+    @property
+    def full(self) -> bool: ...
     @property
     def name(self) -> str: ...
     @property

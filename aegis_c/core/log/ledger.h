@@ -45,6 +45,9 @@ struct ag_ledger_options {
     uint64_t publish_gap_us; /* least time between two checkpoints */
     uint64_t publish_max_us; /* most time that an entry stays unpublished */
     uint64_t close_max_us;   /* most time that closing waits for the disk */
+    bool accept_rollback;    /* open although what was signed last says more or else:
+                                both signed checkpoints are passed over, and replaced by
+                                the next one. Only ever after AG_EROLLBACK, by decision */
 };
 
 /* The defaults: 16 MiB, 4 MiB, 2,000 us, 100 ms, 10 s, 20 s. */
