@@ -35,12 +35,13 @@ class Scale:
     entries: int  # in a ledger that counts as long
     rounds: int  # single calls that are timed one by one
     gaps: int  # of them with a pause of 1 ms before each
+    keys: int  # at most, in a limiter
     seconds: float  # of event-loop lag, idle and busy each
 
 
-_SMOKE = Scale(entries=300, rounds=1, gaps=1, seconds=0.1)
-_SHORT = Scale(entries=100_000, rounds=20_000, gaps=1_000, seconds=5.0)
-_FULL = Scale(entries=1_000_000, rounds=50_000, gaps=5_000, seconds=30.0)
+_SMOKE = Scale(entries=300, rounds=1, gaps=1, keys=2000, seconds=0.1)
+_SHORT = Scale(entries=100_000, rounds=20_000, gaps=1_000, keys=1_000_000, seconds=5.0)
+_FULL = Scale(entries=1_000_000, rounds=50_000, gaps=5_000, keys=1_000_000, seconds=30.0)
 
 
 @pytest.fixture(scope="session")
