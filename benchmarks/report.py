@@ -156,7 +156,8 @@ def gateway_results(results: dict[str, Any]) -> dict[str, str]:
         "gateway calls": _calls(results["calls"]),
         "gateway latency": _latency(results["calls"]),
         "gateway ratios": _ratios(results),
-        "gateway streams": _streams(results["streams"]),
+        "gateway streams": _streams(results["streams"], "all begun at once"),
+        "gateway spread": _streams(results["spread"], "begun evenly over 640 ms"),
         "gateway health": _health(results["health"]),
         "gateway clients": _clients(results["clients"]),
         "gateway memory": _memory(results["memory"]),
@@ -220,7 +221,7 @@ def _ratios(results: dict[str, Any]) -> str:
     return table("Governed against plain", header, lines)
 
 
-def _streams(rows: list[dict[str, Any]]) -> str:
+def _streams(rows: list[dict[str, Any]], how: str) -> str:
     found = _by_target(rows)
     lines = []
     for name, runs in found.items():
@@ -234,7 +235,7 @@ def _streams(rows: list[dict[str, Any]]) -> str:
             )
             lines.append([*line, cpu])
     header = ["", "first event p50, ms (added)", "p99, ms (added)", "CPU us an event"]
-    return table("Streams of 32 events, one every 20 ms, all at once", header, lines)
+    return table(f"Streams of 32 events, one every 20 ms, {how}", header, lines)
 
 
 def _health(rows: list[dict[str, Any]]) -> str:

@@ -1,8 +1,11 @@
 """The limiter beside a pure-Python twin and the rivals that are installed: one run, one machine.
 
-`python -m pytest benchmarks/test_limits.py`; pip install throttled-py limits pyrate-limiter to see
-them too. Times are of whole Python calls, the loop around them included. Keys of 40 characters, in
-random order, each a string made for the call that uses it, as a request brings one.
+`python -m pytest benchmarks/test_limits.py`; the rivals are in the extra `bench`, but for
+fast-litellm, which brings all of LiteLLM along: pip install fast-litellm to see it too. Times are
+of whole Python calls, the loop around them included. Keys of 40 characters, in random order:
+`fresh` ones are strings made just before the calls, as a request brings one; `old` ones are a
+million strings that lie where they were made long ago, so that every call, whatever it calls,
+also waits for its key. The row `len` is that wait and the loop alone.
 """
 
 from __future__ import annotations
@@ -31,6 +34,10 @@ RATE, PER, BURST = 1_000_000, 3600.0, 1_000_000  # nothing is refused: the same 
 
 def aegis(slots: int = 1_500_000) -> Acquire:
     return RateLimiter(slots=slots).limit("x", rate=RATE, per=PER, burst=BURST).acquire
+
+
+def nothing() -> Acquire:
+    return len
 
 
 def twin() -> Acquire:
@@ -89,12 +96,20 @@ def pyrate_limiter() -> Acquire:
     return acquire
 
 
+def fast_litellm() -> Acquire:
+    from fast_litellm import SimpleRateLimiter
+
+    return SimpleRateLimiter(1_000_000_000).is_allowed
+
+
 RIVALS = {
     "aegis": (aegis, None),
+    "len": (nothing, None),
     "dict and lock": (twin, None),
     "throttled-py": (throttled_py, "throttled"),
     "limits": (limits, "limits"),
     "pyrate-limiter": (pyrate_limiter, "pyrate_limiter"),
+    "fast-litellm": (fast_litellm, "fast_litellm"),
 }
 MOST_KEYS = {"pyrate-limiter": 1000}  # its buckets keep an object a call, and a thread
 
@@ -106,8 +121,7 @@ def make(rival: str) -> Acquire:
     return factory()
 
 
-def random_keys(count: int, calls: int) -> list[str]:
-    rng = random.Random(7)
+def random_keys(count: int, calls: int, rng: random.Random) -> list[str]:
     return [f"user-{rng.randrange(count):035d}" for _ in range(calls)]
 
 
@@ -130,8 +144,9 @@ def test_acquire(benchmark: Any, rival: str, keys: str) -> None:
     for i in range(count):
         acquire(f"user-{i:035d}")
     batch = 2000
-    calls = iter([random_keys(count, batch) for _ in range(60)])
-    benchmark.group = f"acquire, {keys}: time of {batch} calls"
+    rng = random.Random(7)
+    calls = iter([random_keys(count, batch, rng) for _ in range(60)])
+    benchmark.group = f"acquire, {keys}, fresh: time of {batch} calls"
     benchmark.pedantic(call_all, setup=lambda: ((acquire, next(calls)), {}), rounds=60)
     if benchmark.stats is not None:
         benchmark.extra_info["ns a call, best"] = round(benchmark.stats.stats.min / batch * 1e9)
@@ -140,11 +155,24 @@ def test_acquire(benchmark: Any, rival: str, keys: str) -> None:
         )
 
 
+@pytest.mark.parametrize("rival", ["aegis", "len", "dict and lock"])
+def test_acquire_with_old_keys(benchmark: Any, rival: str) -> None:
+    acquire, count = make(rival), KEYS["1 M keys"]
+    keys = [f"user-{i:035d}" for i in range(count)]
+    call_all(acquire, keys)
+    random.Random(7).shuffle(keys)
+    benchmark.group = f"acquire, 1 M keys, old: time of {count} calls"
+    benchmark.pedantic(call_all, (acquire, keys), rounds=3)
+    if benchmark.stats is not None:
+        benchmark.extra_info["ns a call, best"] = round(benchmark.stats.stats.min / count * 1e9)
+
+
 @pytest.mark.parametrize("threads", [1, 8])
-@pytest.mark.parametrize("rival", ["aegis", "dict and lock"])
+@pytest.mark.parametrize("rival", [r for r in RIVALS if r != "len"])
 def test_threads(benchmark: Any, rival: str, threads: int) -> None:
-    acquire, calls = make(rival), 160_000
-    parts = [random_keys(1000, calls // threads) for _ in range(threads)]
+    acquire, calls = make(rival), 160_000 if rival in ("aegis", "dict and lock") else 16_000
+    rng = random.Random(7)
+    parts = [random_keys(1000, calls // threads, rng) for _ in range(threads)]
 
     def run() -> None:
         started = [threading.Thread(target=call_all, args=(acquire, part)) for part in parts]
@@ -178,18 +206,20 @@ def test_enter_and_leave(benchmark: Any) -> None:
     benchmark(lambda: limiter.leave(limiter.enter("key", 100)))
 
 
-@pytest.mark.parametrize("rival", ["aegis", "dict and lock", "throttled-py", "limits"])
+@pytest.mark.parametrize(
+    "rival", ["aegis", "dict and lock", "throttled-py", "limits", "fast-litellm"]
+)
 def test_bytes_of_a_live_key(benchmark: Any, rival: str) -> None:
-    """Growth of resident memory by a million keys; the keys themselves do not stay."""
+    """Growth of resident memory by a limiter and a million keys; the keys do not stay."""
     make(rival)
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}
 import test_limits as t
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * {resource.getpagesize()}
-acquire = t.make({rival!r})
-acquire("warm")
+t.make({rival!r})("warm")
 before = resident()
+acquire = t.make({rival!r})
 for i in range(1_000_000):
     acquire(f"user-{{i:035d}}")
 print((resident() - before) / 1e6)
@@ -230,3 +260,84 @@ print(n)
     ratio = benchmark.pedantic(measure, rounds=1)
     assert ratio <= 1
     benchmark.extra_info["admitted / allowed, start of the processes included"] = round(ratio, 4)
+
+
+@pytest.mark.parametrize("rival", ["limits", "throttled-py", "dict and lock"])
+def test_rivals_with_4_processes(benchmark: Any, rival: str) -> None:
+    """What a limiter in the memory of one process lets through when there are four."""
+    make(rival)
+    code = f"""
+import sys; sys.path[:0] = {sys.path!r}
+import test_limits as t
+t.RATE, t.PER, t.BURST = 1000, 3600.0, 1000
+acquire, n = t.make({rival!r}), 0
+for _ in range(2000):
+    answer = acquire("k")
+    if hasattr(answer, "limited"):
+        n += not answer.limited
+    else:
+        n += answer if isinstance(answer, bool) else answer >= 0
+print(n)
+"""
+    run = [sys.executable, "-c", code]
+
+    def measure() -> float:
+        four = [
+            subprocess.Popen(run, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
+            for _ in range(4)
+        ]
+        return sum(int(process.communicate()[0]) for process in four) / 1000
+
+    benchmark.extra_info["admitted / allowed"] = round(benchmark.pedantic(measure, rounds=1), 2)
+
+
+@pytest.mark.parametrize("limits", ["1 rate", "requests, tokens, concurrency", "8 rates, 2 caps"])
+def test_the_stage_of_the_gateway(benchmark: Any, tmp_path: Path, limits: str) -> None:
+    """All that a limited call costs in Python: enter, settle, header fields, release."""
+    from functools import partial
+
+    from aegis_c.gateway.evidence import Call
+    from aegis_c.gateway.hot.auth import Principal
+    from aegis_c.gateway.hot.limits import Limits
+    from aegis_c.gateway.limits.rules import limits_for
+    from aegis_c.gateway.limits.tables import Tables
+    from aegis_c.gateway.settings import Limits as Settings
+
+    much: dict[str, Any] = {"rate": 10**12}
+    day = {"rate": 10**12, "per": "day"}
+    sets: dict[str, dict[str, Any]] = {
+        "1 rate": {"key": {"requests": much}},
+        "requests, tokens, concurrency": {
+            "key": {"requests": much, "tokens": much, "concurrency": 60_000}
+        },
+        "8 rates, 2 caps": {
+            "key": {"requests": [much, day], "tokens": [much, day], "concurrency": 60_000},
+            "tenant": {"requests": much, "tokens": much},
+            "ip": {"requests": much},
+            "total": {"requests": much, "concurrency": 60_000},
+        },
+    }
+    settings = Settings(**sets[limits])
+    tables = Tables(tmp_path, directory=tmp_path / "shm", slots=1 << 16)
+    stage = Limits(settings, tables, partial(limits_for, limits=settings))
+    who = Principal("tenant", "key", frozenset({"caller"}))
+    document = {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "x" * 300},
+            {"role": "user", "content": "y" * 1500},
+        ],
+        "max_tokens": 100,
+    }
+    usage = {"prompt_tokens": 450, "completion_tokens": 80, "total_tokens": 530}
+
+    def one() -> None:
+        call = Call("/v1/chat/completions", "127.0.0.1")
+        call.principal, call.model = who, "m"
+        stage.enter(call, document)
+        assert call.held is not None
+        call.held.answered(200, usage, b"")
+        call.held.headers()
+        call.held.release()
+
+    benchmark(one)

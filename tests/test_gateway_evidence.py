@@ -26,8 +26,8 @@ from aegis_c.gateway import errors, evidence
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.evidence import CAP, CAP_ESCAPED, Entry, cap, timestamp, uuid7
-from aegis_c.gateway.hot.auth import source_of
-from aegis_c.gateway.hot.limits import Admission
+from aegis_c.gateway.hot.admission import Admission
+from aegis_c.gateway.hot.source import Source
 from aegis_c.gateway.settings import ENTRY_MAX
 from aegis_c.ledger import AsyncLedger
 from gateway_rig import (
@@ -128,7 +128,7 @@ def test_no_input_makes_an_entry_larger_than_a_call_may_take(tmp_path: Path) -> 
 
 _EVERY = {"v", "kind", "id", "client_id", "client_id_sha256", "session", "session_sha256", "time"}
 _EVERY |= {"tenant", "key", "endpoint", "endpoint_sha256", "policy", "suppressed"}
-_ANSWER = {"model", "provider", "status", "timing"}
+_ANSWER = {"model", "provider", "status", "limits", "timing"}
 KINDS = {
     "call": _EVERY | _ANSWER | {"usage", "request", "response"},
     "intent": _EVERY | _ANSWER | {"request"},
@@ -174,6 +174,11 @@ def test_every_member_at_its_longest_fits_into_what_a_call_may_take(kind: str) -
         "status": "internal_error",
         "usage": dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 2**53 - 1),
         "policy": digest,
+        "limits": {
+            "limit": "tenant-requests-second",
+            **dict.fromkeys(("remaining", "retry_after_ms", "reserved_tokens"), most),
+            **dict.fromkeys(("used_tokens", "reserved_nano", "used_nano"), most),
+        },
         "timing": {"upstream_us": most, "total_us": most},
         "events": most,
         "reason": "r" * 64,
@@ -279,7 +284,7 @@ def test_sources_are_counted_one_by_one_and_together(tmp_path: Path) -> None:
 
 def test_source_addresses() -> None:
     def source(client: tuple[str, int] | None) -> str:
-        return source_of({"type": "http", "client": client})
+        return Source((), "x-forwarded-for").of({"type": "http", "client": client})
 
     assert source(("192.0.2.7", 1)) == "192.0.2.7"
     assert source(("2001:db8:1:2:3:4:5:6", 1)) == "2001:db8:1:2::/64"

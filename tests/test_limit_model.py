@@ -51,7 +51,8 @@ def native() -> Native:
         *(ROOT / "aegis_c/core/limit").glob("*.c"),
         *(ROOT / "aegis_c/core/base").glob("*.c"),
     ]
-    sources += [ROOT / "aegis_c/core/hash/crc32c.c", ROOT / "tests/c/limit_driver.c"]
+    sources += [ROOT / f"aegis_c/core/hash/{name}.c" for name in ("crc32c", "siphash")]
+    sources += [ROOT / "tests/c/limit_driver.c"]
     program = ROOT / "build" / "c" / "limit_driver"
     if build.is_older(program, [*sources, *(ROOT / "aegis_c/core").rglob("*.h")]):
         build.run([*compiler, *map(str, sources), "-o", str(program), *link])

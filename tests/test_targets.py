@@ -23,7 +23,8 @@ from aegis_c.gateway.hot.retry import Retries, retry_after
 from aegis_c.gateway.hot.targets import Target, Targets
 from aegis_c.gateway.upstream_settings import Breaker as BreakerSettings
 from aegis_c.gateway.upstream_settings import Retry
-from gateway_rig import ASK, Rig, gateway, request, run
+from gateway_rig import ASK, Rig, gateway, request, run, until
+from gateway_rig import settings as given_settings
 from reference.breaker import SlowBreaker, slow_turns
 from upstream import Exchange, Script, delta
 
@@ -537,5 +538,30 @@ def test_a_hanging_target_is_not_asked_twice(tmp_path: Path) -> None:
         ) as (rig, ups):
             assert await outcome(rig) == (504, "main")
             assert len(ups["main"].exchanges) == 1 and not ups["spare"].exchanges
+
+    run(main())
+
+
+def test_a_reload_leaves_a_call_between_two_attempts_its_targets(tmp_path: Path) -> None:
+    """Who waits to ask again asks whom it would have asked; the next call goes elsewhere."""
+
+    async def main() -> None:
+        async with upstream.running() as old, upstream.running() as new:
+            old.script = once(status(503, "Retry-After-Ms: 300"))
+            table = {"retry": {"max_wait": 2.0, "backoff": 0.01}, "name": "old"}
+            async with gateway(tmp_path, old.url, upstream=table) as rig:
+                asking = asyncio.ensure_future(outcome(rig))
+                await old.asked(1)
+                await asyncio.sleep(0.1)
+                rig.runtime.reload(given_settings(tmp_path, new.url, upstream={"name": "new"}))
+                assert (await rig.ask()).status == 200
+                assert await asking == (200, "old")
+                assert (len(old.exchanges), len(new.exchanges)) == (2, 1)
+
+                async def old_is_closed() -> bool:
+                    return old.open == 0
+
+                await until(old_is_closed)
+                assert {e.get("provider") for e in await rig.entries("call")} == {"old", "new"}
 
     run(main())

@@ -9,7 +9,7 @@ struct decision_object {
     PyObject *each; /* owned: tuple of decisions, empty for a single limit */
     unsigned long long limit, remaining;
     double retry_after, reset_after;
-    char allowed;
+    char allowed, full;
 };
 
 #define DECISION(object) ((struct decision_object *)(object))
@@ -34,6 +34,7 @@ agpy_decision_make(struct agpy_limit *limit, const struct ag_charge *charge,
     DECISION(self)->retry_after = (double)charge->wait / 1e9;
     DECISION(self)->reset_after = (double)charge->level / 1e9;
     DECISION(self)->allowed = (char)charge->allowed;
+    DECISION(self)->full = (char)charge->full;
     return self;
 }
 
@@ -93,6 +94,8 @@ static PyMemberDef decision_members[] = {
      "Seconds until the same cost would fit; 0.0 when allowed."},
     {"reset_after", T_DOUBLE, offsetof(struct decision_object, reset_after), READONLY,
      "Seconds until the key is idle again."},
+    {"full", T_BOOL, offsetof(struct decision_object, full), READONLY,
+     "Refused because the table had no slot for a new key; a plan's: see each."},
     {"name", T_OBJECT, offsetof(struct decision_object, name), READONLY,
      "The limit's name; a plan's: the most binding limit's."},
     {"each", T_OBJECT, offsetof(struct decision_object, each), READONLY,

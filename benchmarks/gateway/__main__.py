@@ -21,6 +21,7 @@ from benchmarks.report import gateway_tables
 
 CONNECTIONS = (1, 8, 64)
 HEALTH_CONNECTIONS = (4, 16, 64, 128)
+STREAM_SECONDS = 0.64  # how long one stream takes: 32 events, one every 20 ms
 CLIENTS = ("pool", "aiohttp", "httpx")
 NAMES = ("bare", "passthrough", "governed", "naive")
 
@@ -76,19 +77,22 @@ def measure(folder: Path, *, full: bool = False, calls: int = 0) -> dict[str, An
         results["delayed"] = _rows(
             bench, slow, rounds, connections=64, seconds=seconds, requests=calls, model="mock-20ms"
         )
-        results["streams"] = [
-            row
-            for c in ((64, 256, 1000) if full else (64,))
-            for row in _rows(
-                bench,
-                slow + [t for t in targets if t.name == "naive" and c <= 64],
-                rounds,
-                connections=c,
-                seconds=60,
-                requests=c,
-                stream=True,
-            )
-        ]
+        counts = (64, 256, 1000) if full else (64,)
+        for name, rounds_each, ramp in (("streams", 1, 0.0), ("spread", 2, STREAM_SECONDS)):
+            results[name] = [
+                row
+                for c in counts
+                for row in _rows(
+                    bench,
+                    slow + [t for t in targets if t.name == "naive" and c <= 64],
+                    rounds,
+                    connections=c,
+                    seconds=60,
+                    requests=c * rounds_each,
+                    stream=True,
+                    ramp=ramp,
+                )
+            ]
         results["health"] = [
             row
             for c in HEALTH_CONNECTIONS

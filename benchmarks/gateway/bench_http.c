@@ -8,9 +8,10 @@
  *     `"stream":true`, with 32 events, one every 20 ms, then [DONE].
  * `"model":"mock-<n>ms"` delays a plain answer by n ms.
  *
- *   bench_http load PORT CONNECTIONS SECONDS REQUESTS < one whole request
+ *   bench_http load PORT CONNECTIONS SECONDS REQUESTS [RAMP] < one whole request
  *     Closed loop: each connection sends the request, reads the whole reply, sends it
- *     again, until SECONDS have passed or REQUESTS (0: no bound) were sent. Prints one
+ *     again, until SECONDS have passed or REQUESTS (0: no bound) were sent. The first
+ *     requests go out at once, or evenly over RAMP seconds. Prints one
  *     JSON object; latencies are in microseconds, from before the first byte is sent to
  *     after the last is read (`first`: to the first byte of the body). A reply other
  * than 200 and a broken connection are errors; the latter ends that connection. */
@@ -473,7 +474,7 @@ print_quantiles(const char *name, uint32_t *samples, size_t n)
 }
 
 static int
-load(int port, int connections, double seconds, uint64_t requests)
+load(int port, int connections, double seconds, uint64_t requests, double ramp)
 {
     static char request[1 << 20];
     struct load l = {
@@ -502,13 +503,15 @@ load(int port, int connections, double seconds, uint64_t requests)
     }
     l.started = l.last = now_ns();
     l.until = l.started + (uint64_t)(seconds * 1e9);
-    for (int i = 0; i < connections; i++) {
-        if (!load_send(&l, &all[i]))
-            die("send");
-    }
-    while (l.busy > 0) {
+    int begun = 0;
+    while (l.busy > 0 || begun < connections) {
+        const double passed = (double)(now_ns() - l.started) / 1e9;
+        for (; begun < connections && passed * connections >= ramp * begun; begun++) {
+            if (!load_send(&l, &all[begun]))
+                die("send");
+        }
         struct epoll_event events[256];
-        int n = epoll_wait(poll, events, 256, -1);
+        int n = epoll_wait(poll, events, 256, begun < connections ? 1 : -1);
         if (n < 0 && errno != EINTR)
             die("epoll_wait");
         for (int i = 0; i < n; i++) {
@@ -544,11 +547,12 @@ main(int argc, char **argv)
 {
     if ((argc == 2 || argc == 3) && strcmp(argv[1], "serve") == 0)
         return serve(argc == 3 ? atoi(argv[2]) : 0);
-    if (argc == 6 && strcmp(argv[1], "load") == 0)
+    if ((argc == 6 || argc == 7) && strcmp(argv[1], "load") == 0)
         return load(atoi(argv[2]), atoi(argv[3]), atof(argv[4]),
-                    strtoull(argv[5], NULL, 10));
-    fprintf(stderr,
-            "usage: bench_http serve [PORT]\n"
-            "       bench_http load PORT CONNECTIONS SECONDS REQUESTS < request\n");
+                    strtoull(argv[5], NULL, 10), argc == 7 ? atof(argv[6]) : 0);
+    fprintf(
+        stderr,
+        "usage: bench_http serve [PORT]\n"
+        "       bench_http load PORT CONNECTIONS SECONDS REQUESTS [RAMP] < request\n");
     return 2;
 }

@@ -215,7 +215,7 @@ class Bench:
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every entry in the log of the governed server, which has ended."""
-        shard = DataDir(self.folder / "data").shard("w0")
+        shard = DataDir(self.folder / "governed").shard("w0")
         with Ledger(shard.published, private=shard.private) as ledger:
             for index in range(len(ledger)):
                 yield json.loads(ledger.entry(index))
@@ -230,13 +230,16 @@ class Bench:
         model: str = "mock-1",
         stream: bool = False,
         path: str = CHAT,
+        ramp: float = 0.0,
     ) -> dict[str, Any]:
         """Run the load generator against ``target``; adds what the target spent meanwhile.
+
+        The first requests are sent at once, or evenly over ``ramp`` seconds.
 
         Raises RuntimeError when a single reply was wrong, or a governed one left no entry.
         """
         command = [str(self.program), "load", str(target.port), str(connections)]
-        command += [str(seconds), str(requests)]
+        command += [str(seconds), str(requests), str(ramp)]
         before = target.recorded() if target.governed else {}
         cpu, loop = target.process.cpu_seconds(), target.process.main_thread_seconds()
         with pinned(self.other):

@@ -31,7 +31,6 @@ LOOP = "event loop (uvloop) and its socket calls"
 #: Parts, by the end of a frame's file name; the first that fits counts.
 PARTS = {
     "gateway/hot/guard": "guard: headers, body",
-    "gateway/hot/raw_guard": "guard: headers, body",
     "gateway/hot/strictjson": "strict JSON",
     "gateway/hot/auth": "auth",
     "gateway/hot/firewall": "firewall",
@@ -46,7 +45,8 @@ PARTS = {
     "gateway/hot/forwarder": "forwarder",
     "gateway/hot/watch": "forwarder",
     "gateway/hot/relay": "streams",
-    "gateway/hot/reply": "reply headers",
+    "gateway/hot/reply": "reply: headers, the write to the socket",
+    "gateway/hot/wire": "reply: headers, the write to the socket",
     "gateway/hot/recording": "evidence",
     "gateway/evidence": "evidence",
     "aegis_c/ledger": "ledger",
@@ -54,6 +54,7 @@ PARTS = {
     "gateway/metrics": "metrics",
     "gateway/background": "background path",
     "gateway/serve": LOOP,
+    "gateway/process/worker": LOOP,
     "gateway/": "gateway, the rest",
     "uvicorn/": "uvicorn: HTTP in and out",
 }

@@ -21,6 +21,12 @@
 #define VERSION 1u
 #define WRITE_CHUNK ((size_t)256 * 1024)
 #define LOCK_SECONDS 10
+/* Of a huge page, on every machine that has them by default. A table spreads its keys
+ * evenly, so with small pages nearly every look at a large one misses the TLB too. */
+#define HUGE ((size_t)2 << 20)
+#if defined(__linux__) && !defined(MADV_COLLAPSE)
+#define MADV_COLLAPSE 25 /* Linux 6.1; older ones refuse it */
+#endif
 
 static const uint8_t magic[8] = {'A', 'G', 'L', 'I', 'M', 'I', 'T', 0};
 
@@ -330,16 +336,49 @@ exit:
     return status;
 }
 
+/* Maps the file at a multiple of the huge page's size: only so can huge pages back it.
+ */
+static void *
+map_aligned(int fd, size_t bytes)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t pages = (bytes + page - 1) / page * page;
+    uint8_t *range = mmap(NULL, pages + HUGE, PROT_NONE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) {
+        return MAP_FAILED;
+    }
+    size_t before = (HUGE - (uintptr_t)range % HUGE) % HUGE;
+    void *at = mmap(range + before, bytes, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd, 0);
+    if (at == MAP_FAILED) {
+        int failure = errno;
+        (void)munmap(range, pages + HUGE);
+        errno = failure;
+        return at;
+    }
+    if (before > 0) {
+        (void)munmap(range, before);
+    }
+    (void)munmap(range + before + pages, HUGE - before);
+    return at;
+}
+
 static int
-map_area(int fd, uint64_t bytes, int populate, const char *path, struct ag_area *area,
+map_area(int fd, uint64_t bytes, const char *path, struct ag_area *area,
          struct ag_error *err)
 {
-    void *at =
-        mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED | populate, fd, 0);
+    void *at = map_aligned(fd, (size_t)bytes);
     if (at == MAP_FAILED) {
         return ag_fail_sys(err, errno, path, "mmap of the limiter table");
     }
-    (void)madvise(at, (size_t)bytes, MADV_HUGEPAGE); /* a hint; most hosts ignore it */
+    size_t whole = (size_t)bytes / HUGE * HUGE; /* a huge page at the end would waste */
+    if (whole > 0) {
+        (void)madvise(at, whole, MADV_HUGEPAGE); /* hints, both */
+#if defined(MADV_COLLAPSE)
+        (void)madvise(at, whole, MADV_COLLAPSE);
+#endif
+    }
     area->header = at;
     area->body = (uint8_t *)at + AG_AREA_HEADER;
     area->bytes = (size_t)bytes;
@@ -361,7 +400,7 @@ open_anonymous(const struct ag_area_spec *spec, const struct ag_moment *now,
     if (fd < 0 || ftruncate(fd, (off_t)header.bytes) != 0) {
         status = ag_fail_sys(err, errno, "", "anonymous memory for a limiter table");
     } else {
-        status = map_area(fd, header.bytes, 0, "", area, err);
+        status = map_area(fd, header.bytes, "", area, err);
     }
     if (status != AG_OK) {
         if (fd >= 0) {
@@ -464,7 +503,7 @@ open_locked(const struct ag_io *io, const char *path, const struct ag_area_spec 
     for (int attempt = 0; attempt < 2; attempt++) {
         int status = open_existing(io, path, spec, &header, &fd, err);
         if (status == AG_OK && same_boot(&header, now)) {
-            status = map_area(fd, header.bytes, MAP_POPULATE, path, area, err);
+            status = map_area(fd, header.bytes, path, area, err);
             if (status != AG_OK) {
                 (void)io->close(io->ctx, fd);
                 return status;

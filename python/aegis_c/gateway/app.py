@@ -31,7 +31,6 @@ from aegis_c.gateway.errors import (
     unknown_route,
 )
 from aegis_c.gateway.evidence import Call
-from aegis_c.gateway.hot.auth import source_of
 from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.runtime import CHAT, Runtime
 from aegis_c.gateway.settings import Settings, load_settings
@@ -132,7 +131,7 @@ def _add_error_handlers(app: FastAPI, runtime: Runtime) -> None:
     """Every error in OpenAI's shape; refusals under /v1 leave an entry like any other."""
 
     def refuse(request: Request, refusal: Refusal) -> Response:
-        call = Call(_route_path(request.scope), source_of(request.scope))
+        call = Call(_route_path(request.scope), runtime.source.of(request.scope))
         body = refusal.body()
         runtime.refuser.record(call, refusal, body)
         response = Response(body, refusal.status)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from aegis_c import Commitment
     from aegis_c.gateway.hot.auth import Principal
+    from aegis_c.gateway.hot.limits import Held
     from aegis_c.ledger import AsyncLedger
 
 log = logging.getLogger("aegis_c.gateway.evidence")
@@ -65,6 +66,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     status: int | str | None = None
     usage: dict[str, int] | None = None
     policy: str | None = None
+    limits: dict[str, Any] | None = None
     timing: dict[str, int] | None = None
     events: int | None = None
     reason: str | None = None
@@ -84,8 +86,10 @@ class Call:
         "client_id",
         "endpoint",
         "entry",
+        "held",
         "id",
         "intent",
+        "limits",
         "model",
         "owed",
         "principal",
@@ -115,6 +119,8 @@ class Call:
         self.recorded = False  # the entry of its outcome was made: no rejection need follow
         self.entry: bytes | None = None  # `<origin>/<index>` of an entry known to be durable
         self.upstream_ns = 0
+        self.held: Held | None = None  # of its limits
+        self.limits: dict[str, Any] | None = None  # what its entries say of them
 
 
 class Evidence:
@@ -351,6 +357,8 @@ class Evidence:
         if principal is not None:
             entry.tenant = principal.tenant
             entry.key = principal.key
+        if kind != "analysis":
+            entry.limits = call.limits
         return entry
 
     def _submit(

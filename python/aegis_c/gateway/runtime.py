@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -21,21 +22,26 @@ from aegis_c.gateway.deep_health import DeepHealth
 from aegis_c.gateway.errors import Refusal, method_not_allowed
 from aegis_c.gateway.evidence import Call, Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
-from aegis_c.gateway.hot.auth import Auth, Principal, source_of
+from aegis_c.gateway.hot.admission import Admission
+from aegis_c.gateway.hot.auth import Auth, Principal
 from aegis_c.gateway.hot.breaker import CLOSED, HALF_OPEN, OPEN
 from aegis_c.gateway.hot.dispatch import Dispatcher
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard, Head
 from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, Headers, guarded, refuse_alone
-from aegis_c.gateway.hot.limits import Admission
+from aegis_c.gateway.hot.limits import Limits
 from aegis_c.gateway.hot.pipeline import Governed, Refuser
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
 from aegis_c.gateway.hot.retry import Retries
+from aegis_c.gateway.hot.source import Source
 from aegis_c.gateway.hot.targets import Targets
 from aegis_c.gateway.hot.wire import send_reply
 from aegis_c.gateway.ledger_metrics import LedgerMetrics
+from aegis_c.gateway.limits.metrics import add_metrics
+from aegis_c.gateway.limits.rules import limits_for
+from aegis_c.gateway.limits.tables import Tables
 from aegis_c.gateway.logs import CallLog
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
@@ -69,6 +75,8 @@ class Runtime:
     targets: Targets
     retries: Retries
     admission: Admission
+    limits: Limits | None
+    source: Source
     evidence: Evidence
     refuser: Refuser
     hot: dict[str, Hot]
@@ -84,6 +92,8 @@ class Runtime:
         self.place = place
         self.siblings = siblings
         self.auth = Auth(settings.keys)
+        self.source = Source(settings.trusted_proxies, settings.forwarded_header)
+        self.limits = None
         self.metrics = Metrics()
         self.deep_health = DeepHealth(self)
         self.calls = CallLog()
@@ -94,12 +104,14 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: AsyncGenerator[None, None] | None = None
         self._model: _Stoppable | None = None
+        self._tables: Tables | None = None
         self._fault: str | None = None
         self._lock_fd: int | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self.protocol = guarded(on_refusal=self.refused)
         self._set_deadlines()
         _add_gauges(self)
+        add_metrics(self.metrics, lambda: self.limits if self.running else None)
 
     # -- the first line ----------------------------------------------------------------------
 
@@ -113,7 +125,7 @@ class Runtime:
         """Record what was refused before it became a request; its reply's body and headers."""
         if not self.running:
             return refuse_alone(refusal)
-        call = Call("", source_of({"client": client}))
+        call = Call("", self.source.of({"client": client}))
         body = refusal.body()
         self.refuser.record(call, refusal, body)
         return body, self.refuser.headers(call, refusal, body)
@@ -214,6 +226,7 @@ class Runtime:
                 self.targets = Targets.of(upstream)
             except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
                 raise SettingsError(f"upstream: {error}") from None
+            await asyncio.to_thread(self._open_tables, settings)
             self._open()
             self._assemble()
             abandoned = await self.evidence.recover()
@@ -262,6 +275,13 @@ class Runtime:
         relay = Relay(
             ledger=self.ledger, recording=recording, analyst=analyst, metrics=self.metrics
         )
+        before, self.limits = self.limits, None
+        if self._tables is not None and limits.any():
+            self._tables.keep(limits.lasting())
+            who = partial(limits_for, limits=limits)
+            self.limits = Limits(limits, self._tables, who, before=before)
+        self.refuser.limits = self.limits
+        self.source = Source(settings.trusted_proxies, settings.forwarded_header)
         dispatcher = Dispatcher(self.targets, self.retries, asyncio.get_running_loop().time)
         self.firewall = Firewall()
         guard = self._guard = Guard(
@@ -271,9 +291,11 @@ class Runtime:
             "/health": self._health,
             CHAT: Governed(
                 CHAT,
+                source=self.source,
                 guard=guard,
                 auth=self.auth,
                 firewall=self.firewall,
+                limits=self.limits,
                 admission=self.admission,
                 examine=examine_chat,
                 recording=recording,
@@ -289,6 +311,12 @@ class Runtime:
                 calls=self.calls if settings.logs.calls else None,
             ),
         }
+
+    def _open_tables(self, settings: Settings) -> None:
+        """The limiters' shared memory; none until something is limited. Raises LimitError."""
+        limits = settings.limits
+        if self._tables is None and limits.any():
+            self._tables = Tables(settings.data, directory=limits.directory, slots=limits.slots)
 
     async def _start_model(self) -> dict[str, object]:
         """Start the built-in model; returns the upstream settings that reach it."""
@@ -315,6 +343,9 @@ class Runtime:
             await self.background.drain(seconds)
         if hasattr(self, "evidence"):
             self.evidence.flush()
+        if self._tables is not None:
+            await self._tables.close()
+            self._tables = self.limits = None
         await self.calls.close()
         try:
             await self.ledger.close()
@@ -344,6 +375,10 @@ class Runtime:
                 targets = Targets.of(settings.upstream)
             except (OSError, ValueError) as error:
                 raise SettingsError(f"upstream: {error}") from None
+        try:
+            self._open_tables(settings)
+        except (AegisError, OSError) as error:
+            raise SettingsError(f"limits: {error}") from None
         self.settings, self._policy = settings, settings.policy()
         self.auth = Auth(settings.keys)
         self._set_deadlines()
@@ -441,8 +476,9 @@ def check_reload(old: Settings, new: Settings) -> None:
     for name in ("origin", "ring_bytes"):
         if getattr(old.ledger, name) != getattr(new.ledger, name):
             raise SettingsError(f"ledger.{name} changed; that takes a restart")
-    if old.limits.background_workers != new.limits.background_workers:
-        raise SettingsError("limits.background_workers changed; that takes a restart")
+    for name in ("background_workers", "slots", "directory"):
+        if getattr(old.limits, name) != getattr(new.limits, name):
+            raise SettingsError(f"limits.{name} changed; that takes a restart")
     if old.upstream.configured and not new.upstream.configured:
         raise SettingsError(
             "upstream.url is gone; going over to the built-in model takes a restart"

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from pydantic import (
+    BeforeValidator,
     Field,
     ValidationError,
     field_validator,
@@ -29,6 +30,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from aegis_c.gateway.limits_settings import LimitSet, ModelLimits, Price, Units
 from aegis_c.gateway.settings_file import Lines, SettingsError, variable_of
 from aegis_c.gateway.tables import Name, Seconds, Table
 from aegis_c.gateway.upstream_settings import Upstream
@@ -59,6 +61,29 @@ PROCESS = ("host", "port", "uds", "data", "workers")
 Role = Literal["caller", "auditor", "admin"]
 
 
+class _Misfit(ValueError):
+    """One setting does not go with the others."""
+
+    def __init__(self, path: tuple[str | int, ...], reason: str) -> None:
+        super().__init__(reason)
+        self.path = path
+
+
+def _proxy(value: object) -> object:
+    """A network, or the word for the Unix socket; one message for both."""
+    if value == "unix" or not isinstance(value, str):
+        return value
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected a network or 'unix'") from None
+
+
+Proxy = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network | Literal["unix"], BeforeValidator(_proxy)
+]
+
+
 class ApiKey(Table):
     """One key of a caller, known by its SHA-256 alone."""
 
@@ -83,7 +108,7 @@ class ApiKey(Table):
 
 
 class Limits(Table):
-    """What one worker takes on at a time, and how large a request may be."""
+    """How large a request may be, what one worker takes on at a time, and who may use how much."""
 
     max_body_bytes: int = Field(default=16 << 20, ge=1024, le=1 << 30)
     max_json_depth: int = Field(default=64, ge=4, le=512)
@@ -99,6 +124,74 @@ class Limits(Table):
         default=4096, ge=1, le=1 << 20, description="Jobs; above it no call is admitted."
     )
     background_workers: int = Field(default=2, ge=1, le=64)
+
+    key: LimitSet = Field(default=LimitSet(), description="For each key by itself.")
+    tenant: LimitSet = Field(default=LimitSet(), description="For all keys of a tenant.")
+    model: LimitSet = Field(default=LimitSet(), description="For all calls of a model.")
+    ip: LimitSet = Field(default=LimitSet(), description="For each address (IPv6: each /64).")
+    total: LimitSet = Field(default=LimitSet(), description="For all calls together.")
+    keys: dict[Name, LimitSet] = Field(
+        default={}, description="Instead of `limits.key`, for the key of this id."
+    )
+    tenants: dict[Name, LimitSet] = Field(
+        default={}, description="Instead of `limits.tenant`, for this tenant."
+    )
+    models: dict[str, ModelLimits] = Field(
+        default={},
+        description="Prices and longest output of a model; limits that it gives "
+        "stand instead of `limits.model`.",
+    )
+    reserve: Literal["p95", "max"] = Field(
+        default="p95",
+        description="Output tokens charged before a call: what 95 of 100 answers of that model "
+        "needed (never more than the caller's maximum), or the caller's whole maximum.",
+    )
+    max_output: Units = Field(
+        default=4096, description="The maximum of a call that sets none, of a model without one."
+    )
+    input_price: Price | None = Field(default=None, description="Of models that are not listed.")
+    output_price: Price | None = Field(default=None, description="Of models that are not listed.")
+    slots: int = Field(
+        default=1 << 18, ge=1024, le=1 << 28, description="Of 16 bytes; a live key takes one."
+    )
+    when_full: Literal["refuse", "allow"] = Field(
+        default="refuse", description="A call whose key finds no slot among live ones."
+    )
+    directory: Path | None = Field(
+        default=None, description="Of the shared tables; default: /dev/shm/aegis-<uid>."
+    )
+
+    def any(self) -> bool:
+        """True when something is limited for somebody."""
+        return any(one.limits_something() for one in self._sets())
+
+    def lasting(self) -> bool:
+        """True when a bucket needs an hour or more to drain."""
+        buckets = (rate.bucket() for one in self._sets() for rate in one.all_rates())
+        return any(burst * seconds >= 3600 * rate for rate, seconds, burst in buckets)
+
+    def _sets(self) -> list[LimitSet]:
+        others = (*self.keys.values(), *self.tenants.values(), *self.models.values())
+        return [self.key, self.tenant, self.model, self.ip, self.total, *others]
+
+    @model_validator(mode="after")
+    def _check_prices(self) -> Limits:
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("give both input_price and output_price, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _check_count(self) -> Limits:
+        most = len(self.total.all_rates()) + len(self.ip.all_rates())
+        for one, others in (
+            (self.key, self.keys),
+            (self.tenant, self.tenants),
+            (self.model, self.models),
+        ):
+            most += max(len(each.all_rates()) for each in (one, *others.values()))
+        if most > 16:
+            raise ValueError(f"up to {most} rates would apply to one call; at most 16 are possible")
+        return self
 
 
 class EvidenceSettings(Table):
@@ -176,6 +269,14 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     evidence: EvidenceSettings = EvidenceSettings()
     ledger: LedgerSettings = LedgerSettings()
+    trusted_proxies: tuple[Proxy, ...] = Field(
+        default=(),
+        description="Networks of proxies whose word on the caller's address counts; "
+        "'unix': whoever reaches the Unix socket.",
+    )
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        default="x-forwarded-for", description="The one header that those proxies write."
+    )
     logs: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -192,7 +293,19 @@ class Settings(BaseSettings):
                 f"{need} (two entries of {ENTRY_MAX} bytes a call), "
                 f"but it is {self.ledger.ring_bytes}"
             )
+        self._check_limit_names()
         return self
+
+    def _check_limit_names(self) -> None:
+        """Limits of a key or tenant that does not exist would never apply to anybody."""
+        for table, member in (("keys", "id"), ("tenants", "tenant")):
+            known = {getattr(key, member) for key in self.keys} or {"local"}
+            for name in getattr(self.limits, table):
+                if name not in known:
+                    raise _Misfit(
+                        ("limits", table, name),
+                        f"no key has this {member}; known: {', '.join(sorted(known))}",
+                    )
 
     @classmethod
     def settings_customise_sources(
@@ -286,7 +399,8 @@ def _explain(error: ValidationError, file: Path | None) -> str:
     lines = None if file is None else Lines(file.read_text(encoding="utf-8"))
     faults = []
     for fault in error.errors(include_url=False):
-        path = fault.get("ctx", {}).get("path", fault["loc"])
+        cause = fault.get("ctx", {}).get("error")
+        path = cause.path if isinstance(cause, _Misfit) else fault["loc"]
         key = ".".join(str(part) for part in path) or "settings"
         reason = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":

@@ -43,8 +43,12 @@ class Lines:
         self._document()
 
     def exact(self, path: Path) -> int | None:
-        """The line where ``path`` itself is given, or None."""
-        return self._lines.get(path)
+        """The line where ``path`` itself is given, or None.
+
+        A single table may stand where a list of tables is meant, so a 0 in the path may be absent.
+        """
+        line = self._lines.get(path)
+        return self._lines.get(tuple(p for p in path if p != 0)) if line is None else line
 
     def nearest(self, path: Path) -> int | None:
         """The line of ``path`` or of the closest table around it, or None."""

@@ -78,23 +78,6 @@ class Auth:
         return principal
 
 
-def source_of(scope: Scope) -> str:
-    """The address that rejections are counted by: the peer's, an IPv6 one as its /64."""
-    client = scope.get("client")
-    if client is None:
-        return "local"
-    host: str = client[0]
-    if ":" in host:
-        try:
-            address = ipaddress.IPv6Address(host.partition("%")[0])
-        except ValueError:
-            return host
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
-    return host
-
-
 def _is_local(scope: Scope) -> bool:
     """True for a peer on this machine: loopback, or a Unix socket (no address)."""
     client = scope.get("client")

@@ -141,6 +141,8 @@ class Forwarder:
         if status >= 400 and not is_error:
             reply = in_openais_shape(status, reply)
             media = JSON
+        if call.held is not None:
+            call.held.answered(status, usage, reply)
         index = await self._recording.answer(call, status, reply, model, usage)
         await send_reply(
             send, status, reply_headers(call, media or JSON, headers, len(reply)), reply

@@ -16,15 +16,17 @@ from starlette.types import Receive, Scope, Send
 
 from aegis_c.gateway.errors import Refusal, internal_error, method_not_allowed, shutting_down
 from aegis_c.gateway.evidence import Call
-from aegis_c.gateway.hot.auth import Auth, source_of
+from aegis_c.gateway.hot.auth import Auth
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.guard import ClientGone, Guard
 
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Evidence
+    from aegis_c.gateway.hot.admission import Admission
     from aegis_c.gateway.hot.forwarder import Forwarder
-    from aegis_c.gateway.hot.limits import Admission
+    from aegis_c.gateway.hot.limits import Limits
     from aegis_c.gateway.hot.recording import Background
+    from aegis_c.gateway.hot.source import Source
     from aegis_c.gateway.logs import CallLog
     from aegis_c.gateway.metrics import Metrics
 
@@ -44,6 +46,7 @@ class Refuser:
     def __init__(self, evidence: Evidence, metrics: Metrics) -> None:
         self._evidence = evidence
         self._metrics = metrics
+        self.limits: Limits | None = None
 
     def record(self, call: Call, refusal: Refusal, body: bytes | None) -> int | None:
         """Count it and leave its entry; ``body`` is the reply, if there is to be one."""
@@ -56,8 +59,7 @@ class Refuser:
             response=body,
         )
 
-    @staticmethod
-    def headers(call: Call, refusal: Refusal, body: bytes) -> list[tuple[bytes, bytes]]:
+    def headers(self, call: Call, refusal: Refusal, body: bytes) -> list[tuple[bytes, bytes]]:
         """The reply's headers."""
         headers = [
             (b"content-type", b"application/json"),
@@ -65,6 +67,8 @@ class Refuser:
             (b"x-request-id", call.id.encode()),
             *refusal.headers,
         ]
+        if self.limits is not None:
+            headers += self.limits.headers(call)
         if call.entry is not None:
             headers.append((b"aegis-entry", call.entry))
         return headers
@@ -84,9 +88,11 @@ class Governed:
         self,
         endpoint: str,
         *,
+        source: Source,
         guard: Guard,
         auth: Auth,
         firewall: Firewall,
+        limits: Limits | None,
         admission: Admission,
         examine: Examine,
         recording: Background,
@@ -97,9 +103,11 @@ class Governed:
     ) -> None:
         self._calls = calls
         self._endpoint = endpoint
+        self._source = source
         self._guard = guard
         self._auth = auth
         self._firewall = firewall
+        self._limits = limits
         self._admission = admission
         self._examine = examine
         self._recording = recording
@@ -109,7 +117,7 @@ class Governed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        call = Call(self._endpoint, source_of(scope))
+        call = Call(self._endpoint, self._source.of(scope))
         head = None
         body = None
         status = CLIENT_CLOSED_REQUEST
@@ -128,6 +136,8 @@ class Governed:
             call.model, stream = self._examine(document)
             if self._firewall.active:
                 self._judge(call, document)
+            if self._limits is not None:
+                self._limits.enter(call, document)
             entries = self._recording.entries(stream)
             await self._admission.enter(entries)
             call.owed = entries
@@ -140,6 +150,8 @@ class Governed:
                 unread = -1 if head.chunked else head.content_length or 0
             await self._refuse(call, refusal, unread, receive, send)
         except (ClientGone, OSError):
+            if call.held is not None:
+                call.held.standing = call.admitted
             if not call.recorded:
                 self._refuser.record_gone(call, "upstream" if call.admitted else "body")
         except asyncio.CancelledError:
@@ -153,6 +165,8 @@ class Governed:
                 raise  # the reply has begun: the server must close the connection
             await self._refuse(call, internal_error(), 0, receive, send)
         finally:
+            if call.held is not None:
+                call.held.release()
             if call.admitted:
                 self._admission.leave(call.owed)
             took = time.perf_counter_ns() - call.started

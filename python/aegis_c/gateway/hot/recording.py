@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aegis_c import Commitment
     from aegis_c.gateway.evidence import Call, Evidence
     from aegis_c.gateway.hot.adapters.openai import EventReader, Usage
-    from aegis_c.gateway.hot.limits import Admission
+    from aegis_c.gateway.hot.admission import Admission
     from aegis_c.ledger import AsyncLedger
 
 log = logging.getLogger("aegis_c.gateway.recording")

@@ -67,13 +67,13 @@ class Relay:
                 }
             )
             try:
-                await self._pass_on(connection, events, response, send)
+                await self._pass_on(call, connection, events, response, send)
             except UpstreamError as error:
                 if not events.finished:
                     how = ending(error)
                     log.warning("call %s: upstream, inside its stream: %s", call.id, error)
                     event = b"data: " + upstream_refusal(error).body() + b"\n\n"
-                    await self._hand_over(events.close() + event, connection, response, send)
+                    await self._hand_over(events.close() + event, call, connection, response, send)
             watch.stop()
             settled = True
             index = self._settle(call, how, response, events)
@@ -100,7 +100,12 @@ class Relay:
         return 200
 
     async def _pass_on(
-        self, connection: Connection, events: EventReader, response: Commitment, send: Send
+        self,
+        call: Call,
+        connection: Connection,
+        events: EventReader,
+        response: Commitment,
+        send: Send,
     ) -> None:
         """Hand over event after event. Raises UpstreamError, ClientGone, OSError."""
         while True:
@@ -112,21 +117,25 @@ class Relay:
             else:  # silence
                 out = KEEP_ALIVE if events.between else b""
             if out:
-                await self._hand_over(out, connection, response, send)
+                await self._hand_over(out, call, connection, response, send)
             if data is None:
                 return
 
     async def _hand_over(
-        self, out: bytes, connection: Connection, response: Commitment, send: Send
+        self, out: bytes, call: Call, connection: Connection, response: Commitment, send: Send
     ) -> None:
         connection.handing = self._time()
         await send({"type": "http.response.body", "body": out, "more_body": True})
         connection.handing = 0.0
         response.update(out)
+        if call.held is not None:
+            call.held.handed(out)
 
     def _settle(
         self, call: Call, how: str, response: Commitment, events: EventReader
     ) -> int | None:
+        if call.held is not None:
+            call.held.ended(how, events.usage)
         index = self._recording.end(call, how, response, events)
         self._metrics.stream_ended(how)
         if index is not None:

@@ -32,6 +32,8 @@ def reply_headers(
         headers.append((b"content-length", str(length).encode()))
     if call.entry is not None:
         headers.append((b"aegis-entry", call.entry))
+    if call.held is not None:
+        headers += call.held.headers()
     for name in _PASSED:
         value = upstream.get(name)
         if value is not None and _UNSAFE.search(value) is None:
