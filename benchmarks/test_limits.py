@@ -11,8 +11,11 @@ also waits for its key. The row `len` is that wait and the loop alone.
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import random
 import resource
+import shlex
 import subprocess
 import sys
 import threading
@@ -183,6 +186,29 @@ def test_threads(benchmark: Any, rival: str, threads: int) -> None:
 
     benchmark.group = f"{calls} calls by threads"
     benchmark.pedantic(run, rounds=7)
+
+
+def test_native_threads(benchmark: Any, tmp_path: Path) -> None:
+    """Charges of distinct keys a second: a thread for each core against one."""
+    root = Path(__file__).parent.parent
+    core = root / "aegis_c" / "core"
+    sources = [*(core / "limit").glob("*.c"), *(core / "base").glob("*.c")]
+    sources += [core / "hash" / "crc32c.c", core / "hash" / "siphash.c"]
+    program = tmp_path / "limit_threads"
+    compiler = [*shlex.split(os.environ.get("CC", "cc")), "-std=gnu11", "-O2", "-D_GNU_SOURCE"]
+    compiler += [f"-I{core}"]
+    files = [*sources, Path(__file__).with_name("limit_threads.c")]
+    subprocess.run([*compiler, *files, "-o", program, "-lpthread"], check=True)
+
+    def measure() -> dict[str, float]:
+        run = [program, str(os.cpu_count())]
+        done = subprocess.run(run, capture_output=True, check=True, text=True)
+        found: dict[str, float] = json.loads(done.stdout)
+        return found
+
+    found = benchmark.pedantic(measure, rounds=1)
+    benchmark.extra_info["threads"] = found["threads"]
+    benchmark.extra_info["times one thread"] = round(found["many"] / found["one"], 2)
 
 
 def test_plan_of_8_limits(benchmark: Any) -> None:

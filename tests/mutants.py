@@ -59,7 +59,7 @@ def main() -> int:
         survivors += passed
         print(f"{verdict:8} {time.monotonic() - started:5.1f} s  {name:14} {what}")
         print(f"{'':19} by {check[0]}: {said}", flush=True)
-    for check in (ROT, RING):
+    for check in (ROT, RING, WRITER):
         passed, said = run(check)
         survivors += not passed
         print(f"{'passes' if passed else 'FAILS':8} {'':8} {'(healthy)':14} {check[0]}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aegis_c.ledger import fsck
-from logs import ORIGIN, SEED, damaged_copy, entries, request_id, write_log
+from logs import ORIGIN, SEED, damaged_copy, entries, entry, request_id, write_log
 from reference import ed25519, note, tiles, tree
 
 VKEY = note.vkey(ORIGIN, ed25519.public_key(SEED))
@@ -278,6 +278,76 @@ def test_several_shards_must_be_named_for_prove(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "w1" in done.stderr
     assert aegis("ledger", "fsck", tmp_path).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with two shards of different keys, and the file of both keys."""
+    data = tmp_path_factory.mktemp("shards")
+    write_log(data / "ledger/w0", 3)
+    other = [
+        entry(7, kind="intent", session="s1", model={"asked": "gpt-x"}),
+        entry(7, kind="settle", of=0, status="done", time="2026-03-01T00:00:00.000000Z"),
+        entry(8, tenant="other", status=429, note="naïve"),
+    ]
+    seed = b"w1" * 16
+    files = tiles.signed_log(other, "aegis.example/test/w1", seed)
+    tiles.write_files(data / "ledger/w1", files)
+    keys = [(data / "ledger" / name / "log.vkey").read_text() for name in ("w0", "w1")]
+    (data / "keys").write_text("\n".join(keys))
+    return data
+
+
+def test_every_tool_takes_the_directory_of_several_shards(shards: Path) -> None:
+    for path in (shards, shards / "ledger"):
+        done = aegis("ledger", "fsck", path, "--vkey", shards / "keys")
+        assert done.returncode == 0, done.stdout
+        done = aegis("ledger", "prove", path, "--id", request_id(8), "--json")
+        found = json.loads(done.stdout)
+        assert (found["shard"], found["index"]) == ("w1", 2)
+        lines = aegis("ledger", "dump", path).stdout.splitlines()
+        assert [line.split("\t")[:2] for line in lines[2:4]] == [["w0", "2"], ["w1", "0"]]
+    other = f"{shards}/ledger/w1/log.vkey"
+    assert aegis("ledger", "fsck", shards, "--vkey", other).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], ["w0 0", "w0 1", "w0 2", "w1 0", "w1 1", "w1 2"]),
+        (["--id", request_id(7)], ["w1 0", "w1 1"]),
+        (["--session", "s1"], ["w1 0"]),
+        (["--model", "gpt-x"], ["w1 0"]),
+        (["--status", "429"], ["w1 2"]),
+        (["--status", "done", "--kind", "settle"], ["w1 1"]),
+        (["--tenant", "other"], ["w1 2"]),
+        (["--since", "2026-02"], ["w1 1"]),
+        (["--until", "2026-02", "--kind", "call", "--limit", "2"], ["w0 0", "w0 1"]),
+        (["--text", "na\\u00efve"], ["w1 2"]),
+        (["--tenant", "nobody"], []),
+        (["--status", "200", "--text", request_id(1)], ["w0 1"]),
+    ],
+)
+def test_search_finds_in_all_shards(shards: Path, arguments: list[str], found: list[str]) -> None:
+    done = aegis("ledger", "search", shards, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [" ".join(line.split("\t")[:2]) for line in done.stdout.splitlines()] == found
+    lines = aegis("ledger", "search", shards, *arguments, "--json").stdout.splitlines()
+    objects = [json.loads(line) for line in lines]
+    assert [f"{one['shard']} {one['index']}" for one in objects] == found
+
+
+def test_search_proves_what_it_prints(shards: Path, tmp_path: Path) -> None:
+    copy = damaged_copy(
+        shards / "ledger/w1",
+        tmp_path / "w1",
+        "tile/entries/000.p/3",
+        lambda d: d.replace(b"429", b"428"),
+    )
+    done = aegis("ledger", "search", copy, "--status", "428")
+    assert done.returncode == 1
+    assert "w1, entry 2" in done.stderr
+    assert done.stdout == ""
 
 
 # ---- keys and serve

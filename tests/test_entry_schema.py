@@ -47,6 +47,7 @@ ENTRIES: list[dict[str, Any]] = [
     HEAD | {"kind": "settle", "of": 4, "status": "internal_error"},
     HEAD | {"kind": "rejection", "status": 429, "reason": "rate_limit", "stage": "limits"},
     HEAD | {"kind": "analysis", "of": 0, "analysis": {"entropy": 1.5}},
+    HEAD | {"kind": "admin", "event": "shards", "shards": {"served": ["w0"], "closed": []}},
     HEAD | {"kind": "admin", "event": "restart", "size": 3, "root": COMMITMENT},
 ]
 
@@ -79,7 +80,7 @@ def test_it_takes_bytes_only() -> None:
 
 LEAVES = [None, True, 0, -1, 1, 200, 2**70, 1.5, 1e300, "", "é", "\n", "\ud7ff", {}, []]
 LEAVES += ["a" * 256, "a" * 257, "é" * 128, "é" * 129, ID, TIME, DIGEST, COMMITMENT, "call"]
-LEAVES += ["done", BODY]
+LEAVES += ["done", BODY, {"served": 1, "closed": []}, {"served": 1}]
 VALUES = st.recursive(
     st.sampled_from(LEAVES),
     lambda inner: (
@@ -87,7 +88,18 @@ VALUES = st.recursive(
     ),
     max_leaves=6,
 )
-OTHERS = ["of", "event", "events", "reason", "stage", "suppressed", "size", "root", "analysis"]
+OTHERS = [
+    "of",
+    "event",
+    "events",
+    "reason",
+    "stage",
+    "suppressed",
+    "size",
+    "root",
+    "analysis",
+    "shards",
+]
 NAMES = st.sampled_from([*CALL, *OTHERS, "x", "x_sha256", "_sha256", "tenant_sha256"])
 
 

@@ -220,6 +220,8 @@ def test_what_lies_where_with_which_mode(tmp_path: Path, umask: int) -> None:
         "private/w0/LOCK": secret,
         "private/w0/checkpoint": secret,
         "private/w0/identity": secret,
+        "private/w0/ids": private,
+        "private/w0/ids/00000000.tail": secret,
         "private/w0/log.key": secret,
         "private/w0/subject.secret": secret,
         "private/w0/wal": private,

@@ -122,11 +122,17 @@ optional_path(PyObject *object, PyObject **path)
 static PyObject *
 ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"path",           "origin",
-                            "private",        "key",
-                            "ring_bytes",     "max_delay_us",
-                            "publish_gap_us", "publish_max_us",
-                            "segment_bytes",  NULL};
+    static char *names[] = {"path",
+                            "origin",
+                            "private",
+                            "key",
+                            "ring_bytes",
+                            "max_delay_us",
+                            "publish_gap_us",
+                            "publish_max_us",
+                            "segment_bytes",
+                            "accept_rollback",
+                            NULL};
     PyObject *path = NULL, *private_object = NULL, *key_object = NULL;
     PyObject *private_dir = NULL, *key = NULL, *self = NULL;
     struct ag_ledger *ledger = NULL;
@@ -135,7 +141,7 @@ ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     Py_ssize_t ring_bytes = 0;
     unsigned int max_delay_us = 0, segment_bytes = 0;
     unsigned long long gap_us = 0, max_us = 0;
-    int status = AG_OK;
+    int status = AG_OK, accept_rollback = 0;
     struct agpy_state *state = agpy_state_of_type(type);
     if (state == NULL) {
         return NULL;
@@ -146,10 +152,10 @@ ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     segment_bytes = options.segment_bytes;
     gap_us = options.publish_gap_us;
     max_us = options.publish_max_us;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$zOOnIKKI:Ledger", names,
-                                     PyUnicode_FSConverter, &path, &options.origin,
-                                     &private_object, &key_object, &ring_bytes,
-                                     &max_delay_us, &gap_us, &max_us, &segment_bytes) ||
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O&|$zOOnIKKIp:Ledger", names, PyUnicode_FSConverter, &path,
+            &options.origin, &private_object, &key_object, &ring_bytes, &max_delay_us,
+            &gap_us, &max_us, &segment_bytes, &accept_rollback) ||
         optional_path(private_object, &private_dir) < 0 ||
         optional_path(key_object, &key) < 0) {
         goto exit;
@@ -168,6 +174,7 @@ ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     options.segment_bytes = segment_bytes;
     options.publish_gap_us = gap_us;
     options.publish_max_us = max_us;
+    options.accept_rollback = accept_rollback != 0;
     Py_BEGIN_ALLOW_THREADS
         status = ag_ledger_open(&options, &ledger, &err);
     Py_END_ALLOW_THREADS
@@ -307,7 +314,8 @@ static PyGetSetDef ledger_getset[] = {
 PyDoc_STRVAR(
     ledger_doc,
     "Ledger(path, *, origin=None, private=None, key=None, ring_bytes=16 << 20,\n"
-    "       max_delay_us=2000, publish_gap_us=100_000, publish_max_us=10_000_000)\n"
+    "       max_delay_us=2000, publish_gap_us=100_000, publish_max_us=10_000_000,\n"
+    "       segment_bytes=16 << 20, accept_rollback=False)\n"
     "--\n\n"
     "One shard of a transparency log: submitted -> durable -> integrated ->\n"
     "published, in the order of submit.\n\n"

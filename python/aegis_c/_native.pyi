@@ -56,6 +56,7 @@ class Ledger:
         publish_gap_us: int = 100_000,
         publish_max_us: int = 10_000_000,
         segment_bytes: int = 16 << 20,
+        accept_rollback: bool = False,
     ) -> Self: ...
     def submit(
         self,

@@ -165,10 +165,11 @@ test_kills(void)
     ASSERT_EQ(work(1, RECORDS, told), AG_OK);
     long calls = atomic_load(&fault.calls);
     unsigned killed = 0, runs = 0;
+    const int lives = getenv("AEGIS_LONG") != NULL ? 7 : 3;
     forget();
     for (long at = 1; at <= calls + 5; at += step_of(calls, 60)) {
         memset(told, 0, sizeof(*told));
-        for (int life = 0; life < 3; life++) {
+        for (int life = 0; life < lives; life++) {
             pid_t child = fork();
             ASSERT(child >= 0);
             if (child == 0) {
@@ -229,6 +230,73 @@ test_poison_and_reopen(void)
     ASSERT_EQ(ag_wal_sync(wal, 3, UINT64_MAX, &err), AG_OK);
     close_log(wal);
     ASSERT_EQ_U(check_records(), 3);
+    forget();
+}
+
+struct persistent {
+    struct ag_wal *wal;
+    _Atomic bool stop;
+    uint64_t refused, appended;
+};
+
+/* The producer goes on trying, and others look, while the log is mended. */
+static void *
+persist(void *arg)
+{
+    struct persistent *p = arg;
+    struct ag_wal_stats stats;
+    char notes[AG_WAL_NOTES];
+    uint8_t payload[3001];
+    while (!atomic_load(&p->stop)) {
+        uint64_t seq = ag_wal_next_seq(p->wal);
+        int status = ag_wal_append(p->wal, payload, payload_of(seq, payload), &seq);
+        if (status == AG_OK) {
+            p->appended = seq;
+        } else {
+            ASSERT(status == AG_EPOISONED || status == AG_EFULL);
+            p->refused++;
+        }
+        ag_wal_stats(p->wal, &stats);
+        ag_wal_notes(p->wal, notes);
+        ASSERT(strcmp(stats.verdict, "new") == 0 ||
+               strcmp(stats.verdict, "whole") == 0 ||
+               strcmp(stats.verdict, "torn") == 0);
+    }
+    return NULL;
+}
+
+static void
+test_appends_beside_a_reopen(void)
+{
+    setup("beside");
+    struct ag_wal_options made = options();
+    struct persistent p = {0};
+    struct ag_error err;
+    pthread_t thread;
+    made.segment_bytes =
+        8u << 20; /* no rotation: that would wait for the disk to mend */
+    ASSERT_EQ(ag_wal_open(log_path, &made, &p.wal, &err), AG_OK);
+    ASSERT_EQ(append(p.wal, 1), AG_OK);
+    ASSERT_EQ(ag_wal_sync(p.wal, 1, UINT64_MAX, &err), AG_OK);
+    ASSERT_EQ(pthread_create(&thread, NULL, persist, &p), 0);
+    for (int round = 0; round < 5; round++) {
+        atomic_store(&fault.error, EIO);
+        atomic_store(&fault.lasting, true);
+        atomic_store(&fault.lasting_kind, SYNC);
+        atomic_store(&fault.at, 1);
+        while (ag_wal_failure(p.wal, &err) == AG_OK) {
+            usleep(200);
+        }
+        ASSERT(ag_wal_reopen(p.wal, &err) != AG_OK);
+        fault_clear();
+        ASSERT_EQ(ag_wal_reopen(p.wal, &err), AG_OK);
+    }
+    atomic_store(&p.stop, true);
+    ASSERT_EQ(pthread_join(thread, NULL), 0);
+    ASSERT_LT_U(0, p.refused);
+    ASSERT_LT_U(1, p.appended);
+    close_log(p.wal);
+    ASSERT_EQ_U(check_records(), p.appended);
     forget();
 }
 
@@ -511,6 +579,7 @@ main(void)
     RUN(test_kills); /* forks: before any thread is left around */
     RUN(test_errors);
     RUN(test_poison_and_reopen);
+    RUN(test_appends_beside_a_reopen);
     RUN(test_full_disk);
     RUN(test_slow_disk);
     RUN(test_news);

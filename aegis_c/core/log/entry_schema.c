@@ -25,6 +25,7 @@ enum rule {
     OBJECT, /* an object with any members */
     MODEL,  /* an object by model_rules */
     BODY,   /* an object by body_rules, all of them there */
+    SHARDS, /* an object by shards_rules, all of them there */
     UUID,   /* the last four: a text that matches a pattern */
     TIME,
     DIGEST,
@@ -48,8 +49,8 @@ static const struct member entry_rules[] = {
     MEMBER("policy", DIGEST),   MEMBER("firewall", OBJECT),  MEMBER("limits", OBJECT),
     MEMBER("timing", OBJECT),   MEMBER("events", COUNT),     MEMBER("reason", TEXT),
     MEMBER("stage", TEXT),      MEMBER("suppressed", COUNT), MEMBER("size", COUNT),
-    MEMBER("root", COMMITMENT), MEMBER("analysis", OBJECT),  MEMBER("request", BODY),
-    MEMBER("response", BODY),
+    MEMBER("root", COMMITMENT), MEMBER("shards", SHARDS),    MEMBER("analysis", OBJECT),
+    MEMBER("request", BODY),    MEMBER("response", BODY),
 };
 #define RULES(table) (sizeof(table) / sizeof((table)[0]))
 /* Bits of entry_rules, for what must be there. */
@@ -63,7 +64,7 @@ enum {
     HAS_STATUS = 1u << 13,
     HAS_REASON = 1u << 20,
     HAS_STAGE = 1u << 21,
-    HAS_ANALYSIS = 1u << 25,
+    HAS_ANALYSIS = 1u << 26,
     HAS_ALWAYS = HAS_V | HAS_KIND | HAS_ID | HAS_TIME,
 };
 
@@ -71,11 +72,15 @@ static const struct member model_rules[] = {
     MEMBER("asked", TEXT),
     MEMBER("answered", TEXT),
 };
+static const struct member shards_rules[] = {
+    MEMBER("served", ANY),
+    MEMBER("closed", ANY),
+};
 static const struct member body_rules[] = {
     MEMBER("bytes", COUNT),
     MEMBER("commitment", COMMITMENT),
 };
-#define HAS_WHOLE_BODY 3u
+#define HAS_BOTH 3u /* members of one of the last two */
 
 static const struct {
     const char *name;
@@ -471,7 +476,10 @@ take_ruled(struct walk *walk, enum rule rule)
         return take_object(walk, model_rules, RULES(model_rules), &seen);
     case BODY:
         return take_object(walk, body_rules, RULES(body_rules), &seen) &&
-               seen == HAS_WHOLE_BODY;
+               seen == HAS_BOTH;
+    case SHARDS:
+        return take_object(walk, shards_rules, RULES(shards_rules), &seen) &&
+               seen == HAS_BOTH;
     case TEXT: /* an escape is longer than what it stands for */
         return take_text(walk, &text) && text.raw.size <= TEXT_MAX;
     case KIND:

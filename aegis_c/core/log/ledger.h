@@ -44,6 +44,9 @@ struct ag_ledger_options {
     uint32_t max_delay_us;   /* gather this long when nobody waits */
     uint64_t publish_gap_us; /* least time between two checkpoints */
     uint64_t publish_max_us; /* most time that an entry stays unpublished */
+    bool accept_rollback;    /* open although what was signed last says more or else:
+                                both signed checkpoints are passed over, and replaced by
+                                the next one. Only ever after AG_EROLLBACK, by decision */
 };
 
 /* The defaults: 16 MiB, 16 MiB, 2,000 us, 100 ms, 10 s. */

@@ -19,6 +19,7 @@ struct signed_state {
 struct recovery {
     struct ag_ledger *ledger;
     struct signed_state private_copy, public_copy;
+    bool accept_rollback; /* neither counts */
 };
 
 static int
@@ -113,7 +114,7 @@ load_marked(const struct recovery *r, struct ag_error *err)
         return status;
     }
     ledger->low_water = size;
-    if (r->private_copy.size < size) {
+    if (r->private_copy.size < size && !r->accept_rollback) {
         status = ag_fail(err, AG_EROLLBACK,
                          "signed checkpoint is older than the log's own mark");
         ag_error_file(err, r->private_copy.path, AG_NO_POSITION);
@@ -229,6 +230,11 @@ ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *opti
     }
     if (status != AG_OK) {
         return status;
+    }
+    if (options->accept_rollback) {
+        r.accept_rollback = true;
+        r.private_copy.n = r.public_copy.n = 0;
+        r.private_copy.size = r.public_copy.size = 0;
     }
     uint64_t size = ag_wal_durable(ledger->wal);
     status = refuse_rollback(&r.private_copy, size, err);

@@ -28,7 +28,33 @@ _SHARD = re.compile(r"w(0|[1-9][0-9]{0,3})", re.ASCII)
 
 
 class LayoutError(Exception):
-    """A path is not what a command needs. str() says what was found and what is expected."""
+    """A path is not what a command needs.
+
+    Attributes: what (was wrong), where (the path), expected, found, advice; "" where they do not
+    apply. str() says all of it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        where: object = "",
+        *,
+        expected: str = "",
+        found: str = "",
+        advice: str = "",
+    ) -> None:
+        self.what, self.where = what, str(where)
+        self.expected, self.found, self.advice = expected, found, advice
+        super().__init__(what, self.where, expected, found, advice)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        names = ("expected", "found", "advice")
+        parts = [(f"{name}:", getattr(self, name)) for name in names]
+        return "\n".join([head, *(f"  {name:<10}{text}" for name, text in parts if text)])
+
+
+_A_LOG = "a shard's published folder, the folder above it, or a data directory"
 
 
 @dataclass(frozen=True)
@@ -132,21 +158,38 @@ def published_folders(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         what = "is not a directory" if path.exists() else "does not exist"
-        raise LayoutError(
-            f"{path} {what}\n  expected: a shard's published folder (with `{CHECKPOINT}`), "
-            "the folder above it, or a data directory"
-        )
+        raise LayoutError(what, path, expected=_A_LOG, advice="give the path of one of these")
     if _is_published(path):
         return [path]
     for parent in (path / "ledger", path):
         found = [p for p in parent.iterdir() if _is_published(p)] if parent.is_dir() else []
+        if parent != path:  # a data directory: also what lost its published half
+            found += [p for p in _unpublished(DataDir(path)) if p not in found]
         if found:
             return sorted(found, key=lambda p: (len(p.name), p.name))
+    names = sorted(one.name for one in path.iterdir())[:5]
     raise LayoutError(
-        f"no log in {path}: neither it nor a folder in it or in {path / 'ledger'} holds "
-        f"a `{CHECKPOINT}` or a `{VKEY}`\n  expected: a shard's published folder, the folder "
-        "above it, or a data directory"
+        "no log in it",
+        path,
+        expected=f"{_A_LOG}: a folder with `{CHECKPOINT}`, `{VKEY}` and `{TILES}`",
+        found=", ".join(names) or "an empty folder",
+        advice="nothing was published here yet, or this is not where the ledger lies",
     )
+
+
+def one_shard(path: Path, name: str | None = None) -> Shard:
+    """The one shard that `path`, a data directory or a published folder, and `name` mean.
+
+    Raises LayoutError when it is none or when there are several.
+    """
+    folders = published_folders(path)
+    if name is not None:
+        folders = [folder for folder in folders if folder.name == name]
+    if len(folders) != 1:
+        names = ", ".join(folder.name for folder in folders) or "none of that name"
+        raise LayoutError("one shard is needed", path, found=names, advice="give --shard NAME")
+    folder = folders[0]
+    return Shard(folder.name, folder, checkpoint_copy(folder).parent)
 
 
 def checkpoint_copy(folder: Path) -> Path:
@@ -154,6 +197,15 @@ def checkpoint_copy(folder: Path) -> Path:
     if folder.parent.name == "ledger":
         return folder.parent.parent / "private" / folder.name / CHECKPOINT
     return folder.with_name(f"{folder.name}.private") / CHECKPOINT
+
+
+def _unpublished(directory: DataDir) -> list[Path]:
+    """Published folders, there or not, of the shards that have a private half to be seen."""
+    try:
+        shards = directory.shards()
+    except OSError:
+        return []  # an auditor need not see the private halves
+    return [one.published for one in shards if os.path.lexists(one.private / "identity")]
 
 
 def _is_published(path: Path) -> bool:

@@ -8,13 +8,36 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from aegis_c import Ledger, LedgerError
+from aegis_c import LedgerError
+
+_Role = Literal["request", "response"]
+
+
+class Source(Protocol):
+    """What a receipt is made from: an aegis_c.Ledger, or a shard that is only read."""
+
+    @property
+    def origin(self) -> str: ...
+    @property
+    def vkey(self) -> str: ...
+    @property
+    def published_size(self) -> int: ...
+    def entry(self, index: int, /) -> bytes: ...
+    def receipt(self, index: int, /) -> bytes: ...
+    def salt(
+        self,
+        request_id: str,
+        role: Literal["request", "response"],
+        /,
+        *,
+        secret: bytes | None = None,
+    ) -> bytes: ...
 
 
 def build_receipt(
-    native: Ledger, request_id: str, indices: Sequence[int], *, secret: bytes | None = None
+    native: Source, request_id: str, indices: Sequence[int], *, secret: bytes | None = None
 ) -> dict[str, Any]:
     """The JSON receipt of a request whose entries are `indices`.
 
@@ -39,7 +62,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _item(native: Ledger, index: int) -> dict[str, Any]:
+def _item(native: Source, index: int) -> dict[str, Any]:
     entry = native.entry(index)
     proof = None
     if index < native.published_size:

@@ -25,7 +25,7 @@ MAX_FILE = WIDTH * (2 + 65_535)
 """Octets of the largest file of a log: a full bundle of entries of the largest size."""
 
 _PATH = re.compile(
-    r"tile/(entries|[0-9]|[1-5][0-9]|6[0-3])/((?:x[0-9]{3}/)*[0-9]{3})"
+    r"tile/(entries|[0-9]|[1-5][0-9]|6[0-3])/((?:x(?!000)[0-9]{3}/(?:x[0-9]{3}/)*)?[0-9]{3})"
     r"(?:\.p/([1-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5]))?",
     re.ASCII,
 )
@@ -88,12 +88,11 @@ def parse_path(path: str) -> Tile | None:
     if match is None:
         return None
     level, number, width = match.groups()
-    tile = Tile(
+    return Tile(
         ENTRIES if level == "entries" else int(level),
         int(number.replace("x", "").replace("/", "")),
         int(width) if width else WIDTH,
     )
-    return tile if tile.path == path else None
 
 
 def tiles_of(size: int, level: int) -> Iterator[Tile]:

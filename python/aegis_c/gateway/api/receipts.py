@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
-from aegis_c import Ledger, LedgerError
-from aegis_c.ledger.receipts import build_receipt
+from aegis_c import LedgerError
+from aegis_c.ledger import shards
+from aegis_c.ledger.layout import DataDir
+from aegis_c.ledger.receipts import Source, build_receipt
 
 if TYPE_CHECKING:
     from aegis_c.gateway.hot.auth import Principal
     from aegis_c.gateway.runtime import Runtime
+
+log = logging.getLogger("aegis_c.gateway")
 
 _WAIT_SECONDS = 20.0
 """How long `?wait=1` waits for a checkpoint; one is made within 10 s even when nobody asks."""
@@ -42,35 +48,79 @@ def router(runtime: Runtime) -> APIRouter:
         the tlog-proof of its first entry. For the key or tenant that made the call."""
         arrived = asyncio.get_running_loop().time()
         principal = runtime.identify(request)
-        ledger = runtime.ledger
-        native = ledger.native
-        try:
-            # For every id alike: all that was submitted until now becomes readable.
-            if len(native):
-                await ledger.integrated(len(native) - 1)
-        except LedgerError:
-            pass  # poisoned: what was integrated before can still be proven
-        readable = native.integrated_size
-        indices = [i for i in await ledger.find(request_id) if i < readable]
-        entries = await asyncio.to_thread(_read, native, indices)
-        indices = [i for i, entry in entries if kind in (None, entry["kind"])]
-        if not indices or not _may_read(principal, entries[0][1]):
+        found = await _own(runtime, request_id, kind)
+        if found is None or not _may_read(principal, found.first):
             elsewhere = await _ask_siblings(runtime, request)
             if elsewhere is not None:
                 return elsewhere
+            found = await _read_only(runtime, request, request_id, kind)
+        if found is None or not _may_read(principal, found.first):
             await _until_next_step(arrived)
             raise HTTPException(404, "There is no receipt of that id for this key.", _HEADERS)
-        if wait:
+        if wait and found.source is runtime.ledger.native:
             try:
-                await asyncio.wait_for(ledger.published(indices[-1]), _WAIT_SECONDS)
+                published = runtime.ledger.published(found.indices[-1])
+                await asyncio.wait_for(published, _WAIT_SECONDS)
             except (LedgerError, TimeoutError):
                 pass  # the receipt says of each entry how far it got
         if _wants_text(request.headers.get("accept", "")):
-            return await _proof(native, indices[0])
-        body = await asyncio.to_thread(build_receipt, native, request_id, indices)
+            return await _proof(found.source, found.indices[0])
+        body = await asyncio.to_thread(build_receipt, found.source, request_id, found.indices)
         return Response(json.dumps(body), 200, _HEADERS, media_type="application/json")
 
     return routes
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The entries of a request: where they lie, which, and what the first one says."""
+
+    source: Source
+    indices: list[int]
+    first: dict[str, Any]
+
+
+def _select(source: Source, indices: Sequence[int], kind: Kind | None) -> _Found | None:
+    entries = [(index, json.loads(source.entry(index))) for index in indices]
+    wanted = [index for index, entry in entries if kind in (None, entry["kind"])]
+    return _Found(source, wanted, entries[0][1]) if wanted else None
+
+
+async def _own(runtime: Runtime, request_id: str, kind: Kind | None) -> _Found | None:
+    """What this worker's shard has of a request."""
+    ledger, native = runtime.ledger, runtime.ledger.native
+    try:
+        # For every id alike: all that was submitted until now becomes readable.
+        if len(native):
+            await ledger.integrated(len(native) - 1)
+    except LedgerError:
+        pass  # poisoned: what was integrated before can still be proven
+    readable = native.integrated_size
+    indices = [i for i in await ledger.find(request_id) if i < readable]
+    return await asyncio.to_thread(_select, native, indices, kind)
+
+
+async def _read_only(
+    runtime: Runtime, request: Request, request_id: str, kind: Kind | None
+) -> _Found | None:
+    """What the files of the other shards have: those that nobody serves any more, and those
+    whose worker does not answer."""
+    siblings = runtime.siblings
+    if siblings is not None and siblings.is_from_sibling(request.scope):
+        return None  # who asks looks for itself
+
+    def look() -> _Found | None:
+        directory = DataDir(runtime.settings.data)
+        own = "w0" if runtime.place is None else runtime.place.shard
+        found = shards.find(directory, request_id, but=own)
+        return _select(*found[0], kind) if found else None
+
+    try:
+        return await asyncio.to_thread(look)
+    except LedgerError as error:
+        log.error("a receipt was asked for: %s", error)
+        message = "A shard of the ledger cannot be read just now."
+        raise HTTPException(503, message, {**_HEADERS, "retry-after": "10"}) from None
 
 
 async def _ask_siblings(runtime: Runtime, request: Request) -> Response | None:
@@ -88,10 +138,6 @@ async def _ask_siblings(runtime: Runtime, request: Request) -> Response | None:
                 answer.body, answer.status, _HEADERS, media_type=answer.media_type or None
             )
     return None
-
-
-def _read(native: Ledger, indices: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
-    return [(index, json.loads(native.entry(index))) for index in indices]
 
 
 def _may_read(principal: Principal, entry: dict[str, Any]) -> bool:
@@ -119,9 +165,9 @@ def _wants_text(accept: str) -> bool:
     return False
 
 
-async def _proof(native: Ledger, index: int) -> Response:
+async def _proof(source: Source, index: int) -> Response:
     try:
-        text = await asyncio.to_thread(native.receipt, index)
+        text = await asyncio.to_thread(source.receipt, index)
     except LedgerError:
         raise HTTPException(
             409,
