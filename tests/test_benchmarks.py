@@ -29,7 +29,7 @@ def _start(*command: str | Path) -> subprocess.Popen[str]:
 
 def _ended(process: subprocess.Popen[str]) -> str:
     """What a process said that must have succeeded."""
-    said, _ = process.communicate(timeout=80)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
 
@@ -47,7 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _start("pytest", *timed, f"--benchmark-json={folder / 'pytest.json'}") as short,
     ):
         try:
-            said, _ = once.communicate(timeout=80)
+            said, _ = once.communicate(timeout=300)
             (folder / "once.txt").write_text(f"{said}\nexit status {once.returncode}")
             _ended(gw)
             _ended(short)

@@ -118,6 +118,7 @@ def main(name: str, url: str) -> None:
     """Serve one of APPS before the upstream at ``url``."""
     assert urlsplit(url).hostname == "127.0.0.1"
     config = server_config(APPS[name](url), 1.0)
+    config.http = "httptools"  # floors and rivals have no guard before their parser
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(MAX_CONNECTIONS)

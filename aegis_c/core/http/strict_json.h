@@ -10,8 +10,8 @@
  *
  * One pass, in time linear in the size whatever the input: the names of an object are
  * compared with each other up to sixteen, then held in a hash table with a secret key.
- * Nothing is allocated for an ordinary body; no input makes it take more than about
- * sixteen times the body's own size. */
+ * Nothing is allocated for an ordinary body; no input makes it take more than about ten
+ * times the body's own size. */
 #ifndef AG_HTTP_STRICT_JSON_H
 #define AG_HTTP_STRICT_JSON_H
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 
 from aegis_c import AegisError
+from aegis_c.gateway.hot.phases import Phases
 from aegis_c.gateway.settings import ENTRY_MAX
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Call:
         "limits",
         "model",
         "owed",
+        "phases",
         "principal",
         "provider",
         "recorded",
@@ -107,6 +109,7 @@ class Call:
         self.endpoint = endpoint
         self.source = source
         self.started = time.perf_counter_ns()
+        self.phases = Phases(self.started)
         self.client_id: bytes | None = None
         self.session: bytes | None = None
         self.principal: Principal | None = None

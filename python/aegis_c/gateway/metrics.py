@@ -12,10 +12,12 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 
 from aegis_c.gateway.genai_metrics import GenAi
+from aegis_c.gateway.hot.phases import PHASES
 
 #: Name, help text, and a function that gives {label: value} at the time of the scrape.
 Gauge = tuple[str, str, str, Callable[[], dict[str, float]]]
@@ -32,6 +34,8 @@ class Metrics(Collector):
         self.calls: dict[tuple[str, int], int] = {}
         self.rejections: dict[tuple[str, str], int] = {}
         self.streams: dict[str, int] = {}
+        self._phases = [0] * len(PHASES)  # nanoseconds
+        self._phase_counts = [0] * len(PHASES)
         self._gauges: list[Gauge] = []
         self._counters: list[Gauge] = []
 
@@ -40,6 +44,13 @@ class Metrics(Collector):
         label = (endpoint, status)
         self.calls[label] = self.calls.get(label, 0) + 1
         self.genai.answered(endpoint, nanoseconds, upstream_ns)
+
+    def spent(self, nanoseconds: list[int]) -> None:
+        """The phases of one call; those that it did not come to are 0."""
+        for i, each in enumerate(nanoseconds):
+            if each:
+                self._phases[i] += each
+                self._phase_counts[i] += 1
 
     def rejected(self, stage: str, reason: str) -> None:
         """A request was refused at ``stage``."""
@@ -84,6 +95,14 @@ class Metrics(Collector):
         for how, count in self.streams.items():
             streams.add_metric((how,), count)
         yield streams
+        phases = SummaryMetricFamily(
+            "aegis_phase_seconds",
+            "Time in each phase of governed requests that came to it.",
+            labels=("phase",),
+        )
+        for i, phase in enumerate(PHASES):
+            phases.add_metric((phase,), self._phase_counts[i], self._phases[i] * 1e-9)
+        yield phases
         for name, text, label, values in self._gauges:
             yield _fill(GaugeMetricFamily(name, text, labels=(label,) if label else ()), values())
         for name, text, label, values in self._counters:

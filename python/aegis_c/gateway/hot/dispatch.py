@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from aegis_c.gateway.errors import Refusal, unavailable, unknown_model
+from aegis_c.gateway.hot.phases import QUEUE
 from aegis_c.gateway.hot.pool import (
     ConnectFailed,
     Connection,
@@ -145,6 +146,7 @@ class Dispatcher:
             connection = await pool.open(head, body)
             watch.attach(connection)
             asked(call, body)
+            call.phases.end(QUEUE)
             connection = await pool.answered(connection, head, body, watch.attach)
         except UpstreamError as error:
             watch.connection = None

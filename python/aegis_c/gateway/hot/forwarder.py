@@ -17,6 +17,7 @@ from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.hot.adapters.openai import read_reply
 from aegis_c.gateway.hot.faults import in_openais_shape, upstream_garbage, upstream_refusal
 from aegis_c.gateway.hot.guard import Head
+from aegis_c.gateway.hot.phases import EVIDENCE, FIRST_BYTE, UPSTREAM
 from aegis_c.gateway.hot.pool import UpstreamError, header_line
 from aegis_c.gateway.hot.reply import EVENTS, JSON, reply_headers
 from aegis_c.gateway.hot.watch import Watch
@@ -60,6 +61,8 @@ class Forwarder:
         fields = self._fields(call, head, body)
         call.provider = self._dispatcher.sole
         await self._recording.before(call)
+        phases = call.phases
+        phases.end(EVIDENCE)
         watch = Watch(receive)
         exchange: Exchange | None = None
         try:
@@ -67,6 +70,7 @@ class Forwarder:
             exchange = await self._dispatcher.ask(
                 call, self._path, fields, body, watch, self._recording.asked
             )
+            phases.end(FIRST_BYTE)
             connection = exchange.connection
             status = connection.status
             media = connection.headers.get(b"content-type", b"")
@@ -74,6 +78,7 @@ class Forwarder:
                 call.upstream_ns = time.perf_counter_ns() - sent
                 return await self._relay.run(call, connection, watch, send)
             reply = await connection.body()
+            phases.end(UPSTREAM)
             call.upstream_ns = time.perf_counter_ns() - sent
             watch.stop()
             headers = connection.headers
@@ -144,6 +149,7 @@ class Forwarder:
         if call.held is not None:
             call.held.answered(status, usage, reply)
         index = await self._recording.answer(call, status, reply, model, usage)
+        call.phases.end(EVIDENCE)
         await send_reply(
             send, status, reply_headers(call, media or JSON, headers, len(reply)), reply
         )

@@ -109,6 +109,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         pieces = self._guard.feed(data)
+        if len(pieces) == 1 and pieces[0][0] is data and pieces[0][1]:
+            # The usual case: one request, whole, in one packet.
+            self._unset_keepalive_if_required()
+            if self._deadline is not None:
+                self._forget_deadline()
+            self._pass_on(data, True)
+            return
         state = self._guard.state
         if pieces or state != "idle":  # not for an empty line alone
             self._unset_keepalive_if_required()

@@ -19,6 +19,7 @@ from aegis_c.gateway.evidence import Call
 from aegis_c.gateway.hot.auth import Auth
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.guard import ClientGone, Guard
+from aegis_c.gateway.hot.phases import AUTH, BODY, FIREWALL, GUARD, LIMITS, QUEUE
 
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Evidence
@@ -118,6 +119,7 @@ class Governed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         call = Call(self._endpoint, self._source.of(scope))
+        phases = call.phases
         head = None
         body = None
         status = CLIENT_CLOSED_REQUEST
@@ -128,18 +130,25 @@ class Governed:
             head = guard.head(scope)
             call.client_id = head.client_id or head.request_id
             call.session = head.session
+            phases.end(GUARD)
             call.principal = self._auth.identify(head.authorization, scope)
+            phases.end(AUTH)
             guard.body_headers(head)
             body = await guard.body(head, receive)
+            phases.end(BODY)
             call.request = body
             document = guard.document(head, body)
             call.model, stream = self._examine(document)
+            phases.end(GUARD)
             if self._firewall.active:
                 self._judge(call, document)
+                phases.end(FIREWALL)
             if self._limits is not None:
                 self._limits.enter(call, document)
+            phases.end(LIMITS)
             entries = self._recording.entries(stream)
             await self._admission.enter(entries)
+            phases.end(QUEUE)
             call.owed = entries
             call.admitted = True
             status = await self._forwarder.run(call, stream, head, body, receive, send)
@@ -171,6 +180,7 @@ class Governed:
                 self._admission.leave(call.owed)
             took = time.perf_counter_ns() - call.started
             self._metrics.answered(self._endpoint, status, took, call.upstream_ns)
+            self._metrics.spent(phases.spent)
             if self._calls is not None:
                 self._calls.write(call, status)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aegis_c.gateway.hot.adapters.openai import EventReader
 from aegis_c.gateway.hot.faults import ending, upstream_refusal
 from aegis_c.gateway.hot.guard import ClientGone
+from aegis_c.gateway.hot.phases import EVIDENCE, UPSTREAM
 from aegis_c.gateway.hot.pool import UpstreamError
 from aegis_c.gateway.hot.reply import EVENTS, reply_headers
 
@@ -50,6 +51,7 @@ class Relay:
     async def run(self, call: Call, connection: Connection, watch: Watch, send: Send) -> int:
         """Serve one stream to its end. Raises Refusal while nothing has been sent."""
         await self._recording.begin(call)
+        call.phases.end(EVIDENCE)
         response = self._ledger.native.commitment(call.id, "response")
         events = EventReader()
         how = "done"
@@ -77,7 +79,9 @@ class Relay:
             watch.stop()
             settled = True
             index = self._settle(call, how, response, events)
-            if await self._recording.ended(call, index):
+            orderly = await self._recording.ended(call, index)
+            call.phases.end(EVIDENCE)
+            if orderly:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             # Else it must not look complete: the server closes a connection whose reply is not.
         except (ClientGone, OSError):
@@ -134,10 +138,12 @@ class Relay:
     def _settle(
         self, call: Call, how: str, response: Commitment, events: EventReader
     ) -> int | None:
+        call.phases.end(UPSTREAM)
         if call.held is not None:
             call.held.ended(how, events.usage)
         index = self._recording.end(call, how, response, events)
         self._metrics.stream_ended(how)
         if index is not None:
             self._analyst.look_at(call, index, events.analysed())
+        call.phases.end(EVIDENCE)
         return index

@@ -6,6 +6,8 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
+from aegis_c.gateway.hot.auth import LOCAL
+
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Call
 
@@ -30,6 +32,9 @@ def reply_headers(
     ]
     if length is not None:
         headers.append((b"content-length", str(length).encode()))
+    principal = call.principal
+    if principal is not None and "admin" in principal.roles and principal is not LOCAL:
+        headers.append((b"server-timing", call.phases.server_timing()))
     if call.entry is not None:
         headers.append((b"aegis-entry", call.entry))
     if call.held is not None:
