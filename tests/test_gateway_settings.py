@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from typer.testing import CliRunner
 
 from aegis_c import cli
 from aegis_c.gateway.settings import Settings, SettingsError, keys_of, load_settings
+from aegis_c.gateway.shards import open_shard
+from aegis_c.ledger.layout import DataDir
 
 DIGEST = "a" * 64
 
@@ -290,3 +293,25 @@ def test_config_check_of_a_faulty_file(tmp_path: Path) -> None:
     assert "line 2: prot: unknown key" in done.stderr
     assert "line 4: limits.max_in_flight: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_one_key_file_signs_for_every_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEGIS_LEDGER__KEY_FILE", str(tmp_path / "log.pem"))
+    settings = load_settings()
+    assert settings.ledger.key_file == tmp_path / "log.pem"
+
+    async def keys() -> list[str]:
+        found = []
+        for name in ("w0", "w1"):
+            shard = DataDir(tmp_path / "data").shard(name)
+            async with open_shard(settings, shard, 1 << 20) as ledger:
+                found.append(ledger.native.vkey)
+            assert not (shard.private / "log.key").exists()
+        return found
+
+    first, second = asyncio.run(keys())
+    assert first != second  # each log has a name of its own
+    assert first.rpartition("+")[2] == second.rpartition("+")[2]
+    assert (tmp_path / "log.pem").stat().st_mode & 0o777 == 0o600

@@ -55,7 +55,7 @@ class Ledger:
         max_delay_us: int = 2000,
         publish_gap_us: int = 100_000,
         publish_max_us: int = 10_000_000,
-        segment_bytes: int = 16 << 20,
+        segment_bytes: int = 4 << 20,
         accept_rollback: bool = False,
     ) -> Self: ...
     def submit(

@@ -40,7 +40,8 @@ static int
 make_bundle(void *ctx, uint64_t n, uint8_t **bytes, size_t *bytes_n,
             struct ag_error *err)
 {
-    (void)ctx, (void)err;
+    const uint64_t *shift = ctx; /* NULL: 0 */
+    (void)err;
     uint8_t *to = ag_alloc(256 * 64);
     size_t used = 0;
     ASSERT_NOT_NULL(to);
@@ -49,7 +50,7 @@ make_bundle(void *ctx, uint64_t n, uint8_t **bytes, size_t *bytes_n,
         char text[64] = "{\"id\":\"--------------------------------------";
         uint8_t id[AG_UUID_SIZE];
         int length = 7;
-        id_of(i, id);
+        id_of(i + (shift != NULL ? *shift : 0), id);
         for (size_t k = 0; k < AG_UUID_SIZE; k++) {
             length += k == 4 || k == 6 || k == 8 || k == 10;
             text[length++] = "0123456789abcdef"[id[k] >> 4];

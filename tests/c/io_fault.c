@@ -50,7 +50,14 @@ fault_pread(void *ctx, int fd, void *to, size_t n, off_t offset)
 static ssize_t
 fault_pwrite(void *ctx, int fd, const void *from, size_t n, off_t offset)
 {
+    struct io_fault *f = ctx;
     int error = due(ctx);
+    uint8_t copy[8192];
+    if (error == 0 && n <= sizeof(copy) && (long)n == atomic_load(&f->flip_size)) {
+        memcpy(copy, from, n);
+        copy[n / 2] ^= 1;
+        return REAL->pwrite(NULL, fd, copy, n, offset);
+    }
     if (error != 0) { /* half of it arrives */
         (void)REAL->pwrite(NULL, fd, from, n / 2, offset);
         return -error;
@@ -91,6 +98,11 @@ fault_fsync(void *ctx, int fd)
 static int
 fault_fsync_dir(void *ctx, const char *path)
 {
+    struct io_fault *f = ctx;
+    while (atomic_load(&f->stall_dirs)) {
+        struct timespec pause = {.tv_nsec = 1000 * 1000};
+        (void)nanosleep(&pause, NULL);
+    }
     FAIL_WHEN_DUE(ctx);
     return REAL->fsync_dir(NULL, path);
 }
@@ -121,6 +133,13 @@ fault_unlink(void *ctx, const char *path)
 {
     FAIL_WHEN_DUE(ctx);
     return REAL->unlink(NULL, path);
+}
+
+static int
+fault_rmdir(void *ctx, const char *path)
+{
+    FAIL_WHEN_DUE(ctx);
+    return REAL->rmdir(NULL, path);
 }
 
 static int
@@ -181,6 +200,7 @@ io_fault_init(struct io_fault *fault)
     fault->table.size = fault_size;
     fault->table.rename = fault_rename;
     fault->table.unlink = fault_unlink;
+    fault->table.rmdir = fault_rmdir;
     fault->table.mkdir = fault_mkdir;
     fault->table.lock = fault_lock;
     fault->table.sync_fs = fault_sync_fs;

@@ -18,6 +18,9 @@ struct io_fault {
     _Atomic int fail_syncs;   /* every fdatasync fails while this is set */
     _Atomic int fail_sync_fs; /* so many of the next sync_fs fail */
     _Atomic int stall;        /* fdatasync waits while this is set */
+    _Atomic long
+        flip_size; /* a write of just so many octets arrives with a bit flipped */
+    _Atomic int stall_dirs; /* fsync_dir does */
     _Atomic long syncs,
         syncs_after_failure;               /* fdatasync calls; those on a failed file */
     _Atomic int sync_failed[IO_FAULT_FDS]; /* by open descriptor */

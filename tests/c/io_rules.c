@@ -275,6 +275,13 @@ ruled_unlink(void *ctx, const char *path)
 }
 
 static int
+ruled_rmdir(void *ctx, const char *path)
+{
+    RULED("rmdir", path, path);
+    return REAL->rmdir(ctx, path);
+}
+
+static int
 ruled_mkdir(void *ctx, const char *path, mode_t mode)
 {
     RULED("mkdir", path, path);
@@ -356,6 +363,7 @@ static const struct ag_io ruled = {
     .size = ruled_size,
     .rename = ruled_rename,
     .unlink = ruled_unlink,
+    .rmdir = ruled_rmdir,
     .mkdir = ruled_mkdir,
     .lock = ruled_lock,
     .unlock = ruled_unlock,

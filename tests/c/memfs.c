@@ -277,6 +277,13 @@ fs_unlink(void *ctx, const char *path)
 }
 
 static int
+fs_rmdir(void *ctx, const char *path)
+{
+    return memfs_find(ctx, path) == -2 ? -ENOTEMPTY
+                                       : -ENOENT; /* the log removes none */
+}
+
+static int
 fs_mkdir(void *ctx, const char *path, mode_t mode)
 {
     struct memfs *fs = ctx;
@@ -368,6 +375,7 @@ set_table(struct memfs *fs)
         .size = fs_size,
         .rename = fs_rename,
         .unlink = fs_unlink,
+        .rmdir = fs_rmdir,
         .mkdir = fs_mkdir,
         .lock = fs_lock,
         .unlock = fs_lock,

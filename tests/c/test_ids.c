@@ -188,6 +188,27 @@ damage_is_passed_over(void)
     ag_ids_close(&ids);
 }
 
+/* A column that is in itself in order, but of other entries, invents none. */
+static void
+entries_are_looked_at(void)
+{
+    uint64_t shift = 1;
+    const struct ag_ids_source shifted = {make_bundle, &shift};
+    struct ag_ids ids;
+    struct ag_found found = {0};
+    struct ag_error err;
+    uint8_t id[AG_UUID_SIZE];
+    open_column(&ids, ag_io_posix(), "shifted", VKEY, 0);
+    grow(&ids, 900, 100);
+    id_of(33, id);
+    ASSERT_EQ(ag_ids_find(&ids.place, 900, id, &shifted, &found, NULL, &err), AG_OK);
+    ASSERT_EQ_U(found.count, 0);
+    ASSERT_EQ(ag_ids_find(&ids.place, 900, id, &source, &found, NULL, &err), AG_OK);
+    ASSERT_EQ_U(found.count, 1);
+    ag_free(found.index);
+    ag_ids_close(&ids);
+}
+
 /* A log that is shorter than its column: what is beyond is dropped. */
 static void
 stale_files_are_dropped(void)
@@ -281,6 +302,7 @@ main(void)
     RUN(finds_everything);
     RUN(reads_little);
     RUN(damage_is_passed_over);
+    RUN(entries_are_looked_at);
     RUN(stale_files_are_dropped);
     RUN(faults);
     RUN(intents);

@@ -424,7 +424,10 @@ start_and_hash(void *arg)
     uint8_t *found = arg;
     ASSERT_EQ(ag_sha256_start(), AG_OK);
     for (int i = 0; i < 200; i++) {
+        uint8_t again[AG_HASH_SIZE];
+        ASSERT_EQ(ag_node_hash_again(found, found, again), AG_OK);
         ag_node_hash(found, found, found);
+        ASSERT_EQ_MEM(again, found, AG_HASH_SIZE);
     }
     return NULL;
 }

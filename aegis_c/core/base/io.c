@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -118,6 +119,13 @@ posix_unlink(void *ctx, const char *path)
 }
 
 static int
+posix_rmdir(void *ctx, const char *path)
+{
+    (void)ctx;
+    return rmdir(path) == 0 ? 0 : -errno;
+}
+
+static int
 posix_mkdir(void *ctx, const char *path, mode_t mode)
 {
     (void)ctx;
@@ -217,6 +225,7 @@ static const struct ag_io posix_io = {
     .size = posix_size,
     .rename = posix_rename,
     .unlink = posix_unlink,
+    .rmdir = posix_rmdir,
     .mkdir = posix_mkdir,
     .lock = posix_lock,
     .unlock = posix_unlock,
@@ -384,9 +393,9 @@ ag_io_replace_file(const struct ag_io *io, const char *path, const void *from, s
     return sync ? sync_parent(io, path, err) : AG_OK;
 }
 
-int
-ag_io_make_dirs(const struct ag_io *io, const char *path, mode_t mode,
-                struct ag_error *err)
+static int
+make_dirs(const struct ag_io *io, const char *path, mode_t mode, bool durable,
+          struct ag_error *err)
 {
     char part[PATH_MAX];
     size_t n = strlen(path);
@@ -404,7 +413,25 @@ ag_io_make_dirs(const struct ag_io *io, const char *path, mode_t mode,
         if (result < 0 && result != -EEXIST) {
             return ag_fail_sys(err, -result, part, "mkdir");
         }
+        int status = durable && result == 0 ? sync_parent(io, part, err) : AG_OK;
+        if (status != AG_OK) {
+            return status;
+        }
         part[i] = kept;
     }
     return AG_OK;
+}
+
+int
+ag_io_make_dirs(const struct ag_io *io, const char *path, mode_t mode,
+                struct ag_error *err)
+{
+    return make_dirs(io, path, mode, false, err);
+}
+
+int
+ag_io_make_durable_dirs(const struct ag_io *io, const char *path, mode_t mode,
+                        struct ag_error *err)
+{
+    return make_dirs(io, path, mode, true, err);
 }

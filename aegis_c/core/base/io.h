@@ -37,6 +37,7 @@ struct ag_io {
     off_t (*size)(void *ctx, int fd);
     int (*rename)(void *ctx, const char *from, const char *to);
     int (*unlink)(void *ctx, const char *path);
+    int (*rmdir)(void *ctx, const char *path);
     int (*mkdir)(void *ctx, const char *path,
                  mode_t mode);      /* -EEXIST when it is there */
     int (*lock)(void *ctx, int fd); /* exclusive, not waiting: -EWOULDBLOCK when held */
@@ -79,5 +80,10 @@ int ag_io_replace_file(const struct ag_io *io, const char *path, const void *fro
 /* mkdir -p for the last `path` component and its parents; existing ones are fine. */
 int ag_io_make_dirs(const struct ag_io *io, const char *path, mode_t mode,
                     struct ag_error *err);
+
+/* The same, and fsyncs the directory above each one that it makes: what is then synced
+ * inside cannot vanish with a name above it. */
+int ag_io_make_durable_dirs(const struct ag_io *io, const char *path, mode_t mode,
+                            struct ag_error *err);
 
 #endif

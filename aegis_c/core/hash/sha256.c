@@ -415,6 +415,20 @@ ag_node_hash(const uint8_t left[AG_HASH_SIZE], const uint8_t right[AG_HASH_SIZE]
     kernel()->node(left, right, out);
 }
 
+int
+ag_node_hash_again(const uint8_t left[AG_HASH_SIZE], const uint8_t right[AG_HASH_SIZE],
+                   uint8_t out[AG_HASH_SIZE])
+{
+    if (kernel() != &ag_sha256_portable) {
+        ag_sha256_portable.node(left, right, out);
+        return AG_OK;
+    }
+    uint8_t octets[1 + 2 * AG_HASH_SIZE] = {0x01};
+    memcpy(octets + 1, left, AG_HASH_SIZE);
+    memcpy(octets + 1 + AG_HASH_SIZE, right, AG_HASH_SIZE);
+    return ag_sha256_openssl(octets, sizeof(octets), out);
+}
+
 void
 ag_node_hash_level(const uint8_t *children, size_t pairs, uint8_t *out)
 {

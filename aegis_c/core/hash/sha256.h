@@ -62,6 +62,12 @@ void ag_leaf_hash(const void *entry, size_t n, uint8_t out[AG_HASH_SIZE]);
 void ag_node_hash(const uint8_t left[AG_HASH_SIZE], const uint8_t right[AG_HASH_SIZE],
                   uint8_t out[AG_HASH_SIZE]);
 
+/* ag_node_hash with another kernel than the rest of the process uses: what is about to
+ * be signed is computed a second time with it. AG_ECRYPTO when OpenSSL has to do it and
+ * fails. */
+int ag_node_hash_again(const uint8_t left[AG_HASH_SIZE],
+                       const uint8_t right[AG_HASH_SIZE], uint8_t out[AG_HASH_SIZE]);
+
 /* `count` leaves of `entry_size` octets each, one after the other in `entries`; writes
  * `count` hashes. */
 void ag_leaf_hash_many(const uint8_t *entries, size_t entry_size, size_t count,

@@ -220,6 +220,9 @@ look_at_entries(const struct search *s, const struct ag_ids_source *source,
     for (size_t i = 0; status == AG_OK && i < s->named->count; i++) {
         uint64_t index = s->named->index[i];
         status = ag_ids_from_entries(source, index, 1, id, s->err);
+#ifdef AG_MUTANT_TRUST_COLUMN
+        memcpy(id, s->id, AG_UUID_SIZE);
+#endif
         if (status == AG_OK && memcmp(id, s->id, AG_UUID_SIZE) == 0 &&
             ag_found_add(found, index) != AG_OK) {
             status = ag_fail(s->err, AG_ENOMEM, "no memory for a list of entries");

@@ -44,12 +44,13 @@ struct ag_ledger_options {
     uint32_t max_delay_us;   /* gather this long when nobody waits */
     uint64_t publish_gap_us; /* least time between two checkpoints */
     uint64_t publish_max_us; /* most time that an entry stays unpublished */
+    uint64_t close_max_us;   /* most time that closing waits for the disk */
     bool accept_rollback;    /* open although what was signed last says more or else:
                                 both signed checkpoints are passed over, and replaced by
                                 the next one. Only ever after AG_EROLLBACK, by decision */
 };
 
-/* The defaults: 16 MiB, 16 MiB, 2,000 us, 100 ms, 10 s. */
+/* The defaults: 16 MiB, 4 MiB, 2,000 us, 100 ms, 10 s, 20 s. */
 void ag_ledger_options_init(struct ag_ledger_options *options);
 
 /* Locks the directory, recovers the log, loads the tree at the low-water mark, replays
@@ -62,11 +63,11 @@ int ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **l
                    struct ag_error *err);
 
 /* Makes durable and publishes what was submitted, as far as the disk lets it within
- * AG_LEDGER_CLOSE_NS, ends the threads and frees the ledger. No other call may be under
- * way. Returns what stopped the ledger, AG_ETIMEDOUT (the rest is in the ring and comes
- * with the next open; what thread W still uses is left to it), or AG_OK. In a forked
+ * close_max_us, ends the threads and frees the ledger. No other call may be under way.
+ * Returns what stopped the ledger, AG_ETIMEDOUT (the rest is in the ring and comes with
+ * the next open; what a thread still uses, the lock of the directory with it, is freed
+ * when the disk answers, or left to the end of the process), or AG_OK. In a forked
  * child it only frees memory. */
-#define AG_LEDGER_CLOSE_NS 20000000000u
 int ag_ledger_close(struct ag_ledger *ledger, struct ag_error *err);
 
 /* Appends an entry: meta (checked with ag_meta_check) and the finished commitments,

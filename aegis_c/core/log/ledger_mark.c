@@ -92,9 +92,11 @@ ag_ledger_advance_mark(struct ag_ledger *ledger, struct ag_error *err)
     const struct ag_intents *intents = &ledger->intents;
     uint64_t size = ledger->checkpoint_size;
     size_t count = 0;
+#ifndef AG_MUTANT_FORGET_INTENTS
     while (count < intents->count && intents->index[count] < size) {
         count++;
     }
+#endif
     if (count > INTENTS_MAX) { /* so many are of a past that was never settled */
         return ag_fail(err, AG_ETOOBIG, "%zu intents without a settle", count);
     }
@@ -123,7 +125,9 @@ ag_ledger_advance_mark(struct ag_ledger *ledger, struct ag_error *err)
     int status = ag_wal_set_low_water(ledger->wal, size, blob, n, err);
     ag_free(blob);
     if (status == AG_OK) {
+        uint64_t before = ledger->low_water;
         ledger->low_water = size;
+        ag_ledger_drop_partials(ledger, before, size);
         /* Segments that went to the archive: their entries are in bundles now. */
         (void)io->list(io->ctx, ledger->archive, drop_segment, ledger);
         ag_ids_drop_tails(&ledger->ids, size);

@@ -13,18 +13,21 @@
 #include "log/ledger_state.h"
 
 #define IDENTITY_MAX 1024
+#define SECRET_NAME 16
 #define VKEY_FILE "log.vkey"
-#define PUBLISH_MOST_US (24u * 3600 * (uint64_t)1000000)
+#define CLOSE_GRACE_NS 1000000000u
+#define MOST_US (24u * 3600 * (uint64_t)1000000)
 
 void
 ag_ledger_options_init(struct ag_ledger_options *options)
 {
     memset(options, 0, sizeof(*options));
     options->ring_bytes = (size_t)16 << 20;
-    options->segment_bytes = 16u << 20;
+    options->segment_bytes = 4u << 20; /* a start reads two or three of them whole */
     options->max_delay_us = 2000;
     options->publish_gap_us = 100 * 1000;
     options->publish_max_us = 10 * 1000 * 1000;
+    options->close_max_us = 20 * 1000 * 1000;
 }
 
 int
@@ -42,7 +45,9 @@ ag_ledger_private_path(const struct ag_ledger *ledger, const char *name,
  *     aegis ledger 1
  *     origin <origin>
  *     vkey <verifier key>
- */
+ *     secret <first 8 octets, in hex, of H("aegis/secret/v1" || subject secret)>
+ *
+ * The last tells a damaged secret, with which no commitment would open. */
 
 static int
 refuse_private_file(const char *path, const char *what, struct ag_error *err)
@@ -75,7 +80,7 @@ find_line(const char *text, const char *name, char *value, size_t room)
 
 static int
 read_identity(struct ag_ledger *ledger, const char *path, char vkey[AG_VKEY_MAX],
-              struct ag_error *err)
+              char secret[SECRET_NAME + 1], struct ag_error *err)
 {
     static const char first_line[] = "aegis ledger 1\n";
     uint8_t *text = NULL;
@@ -90,17 +95,36 @@ read_identity(struct ag_ledger *ledger, const char *path, char vkey[AG_VKEY_MAX]
     } else if (!find_line(s, "origin", ledger->origin, sizeof(ledger->origin)) ||
                !find_line(s, "vkey", vkey, AG_VKEY_MAX)) {
         status = refuse_private_file(path, "identity file lacks a line", err);
+    } else if (!find_line(s, "secret", secret, SECRET_NAME + 1)) {
+        secret[0] = '\0'; /* of an earlier version */
     }
     ag_free(text);
     return status;
 }
 
+static void
+name_secret(const struct ag_ledger *ledger, char name[SECRET_NAME + 1])
+{
+    static const char label[] = "aegis/secret/v1";
+    struct ag_sha256 hash;
+    uint8_t digest[AG_HASH_SIZE];
+    char hex[64];
+    ag_sha256_init(&hash);
+    ag_sha256_update(&hash, label, sizeof(label) - 1);
+    ag_sha256_update(&hash, ledger->secret, sizeof(ledger->secret));
+    ag_sha256_final(&hash, digest);
+    ag_hash_hex(digest, hex);
+    (void)snprintf(name, SECRET_NAME + 1, "%.*s", SECRET_NAME, hex);
+}
+
 static int
 write_identity(struct ag_ledger *ledger, const char *path, struct ag_error *err)
 {
-    char text[IDENTITY_MAX];
-    int n = snprintf(text, sizeof(text), "aegis ledger 1\norigin %s\nvkey %s\n",
-                     ledger->origin, ag_signer_vkey(ledger->signer));
+    char text[IDENTITY_MAX], secret[SECRET_NAME + 1];
+    name_secret(ledger, secret);
+    int n =
+        snprintf(text, sizeof(text), "aegis ledger 1\norigin %s\nvkey %s\nsecret %s\n",
+                 ledger->origin, ag_signer_vkey(ledger->signer), secret);
     return ag_io_replace_file(ledger->io, path, text, (size_t)n, 0600, 1, err);
 }
 
@@ -167,6 +191,7 @@ first_start(struct ag_ledger *ledger, const struct ag_ledger_options *options,
         getentropy(secret, sizeof(secret)) != 0) {
         return ag_fail_sys(err, errno, "", "reading random numbers");
     }
+    memcpy(ledger->secret, secret, sizeof(secret));
     if (options->origin != NULL) {
         (void)snprintf(ledger->origin, sizeof(ledger->origin), "%s", options->origin);
     } else {
@@ -213,9 +238,9 @@ take_lock(struct ag_ledger *ledger, struct ag_error *err)
 }
 
 static int
-load_secret(struct ag_ledger *ledger, struct ag_error *err)
+load_secret(struct ag_ledger *ledger, const char *name, struct ag_error *err)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], found[SECRET_NAME + 1];
     uint8_t *secret = NULL;
     size_t n = 0;
     int status = ag_ledger_private_path(ledger, "subject.secret", path, err);
@@ -227,6 +252,10 @@ load_secret(struct ag_ledger *ledger, struct ag_error *err)
     }
     if (status == AG_OK) {
         memcpy(ledger->secret, secret, AG_HASH_SIZE);
+        name_secret(ledger, found);
+        if (name[0] != '\0' && strcmp(name, found) != 0) {
+            status = refuse_private_file(path, "subject secret is not this log's", err);
+        }
     }
     ag_free(secret);
     return status;
@@ -256,6 +285,7 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
      struct ag_error *err)
 {
     char key_path[PATH_MAX], identity_path[PATH_MAX], vkey[AG_VKEY_MAX];
+    char secret[SECRET_NAME + 1];
     int status = ag_ledger_private_path(ledger, "log.key", key_path, err);
     if (options->key_path != NULL) {
         (void)snprintf(key_path, sizeof(key_path), "%s", options->key_path);
@@ -266,11 +296,11 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     if (status != AG_OK) {
         return status;
     }
-    status = read_identity(ledger, identity_path, vkey, err);
+    status = read_identity(ledger, identity_path, vkey, secret, err);
     if (status == AG_ENOTFOUND) {
         status = first_start(ledger, options, key_path, identity_path, err);
         if (status == AG_OK) {
-            status = read_identity(ledger, identity_path, vkey, err);
+            status = read_identity(ledger, identity_path, vkey, secret, err);
         }
     } else if (status == AG_OK) {
         status = ag_signer_open(ledger->io, key_path, ledger->origin, 0,
@@ -290,7 +320,7 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
         status = check_vkey(ledger, vkey, key_path, err);
     }
     if (status == AG_OK) {
-        status = load_secret(ledger, err);
+        status = load_secret(ledger, secret, err);
     }
     return status == AG_OK ? ag_ledger_recover(ledger, options, err) : status;
 }
@@ -306,11 +336,14 @@ start_thread(struct ag_ledger *ledger, struct ag_error *err)
     return result == 0 ? AG_OK : ag_fail_sys(err, result, "", "starting a thread");
 }
 
-static void
-release(struct ag_ledger *ledger)
+void
+ag_ledger_free(struct ag_ledger *ledger)
 {
     ag_signer_free(ledger->signer);
     if (ledger->lock_fd >= 0) {
+        if (ledger->pid == getpid()) { /* else it would be the parent's */
+            (void)ledger->io->unlock(ledger->io->ctx, ledger->lock_fd);
+        }
         (void)ledger->io->close(ledger->io->ctx, ledger->lock_fd);
     }
     ag_store_close(&ledger->store);
@@ -337,6 +370,7 @@ make(const struct ag_ledger_options *options, struct ag_ledger **ledger,
     made->wakeup.read_fd = made->wakeup.write_fd = -1;
     made->publish_gap_ns = options->publish_gap_us * 1000;
     made->publish_max_ns = options->publish_max_us * 1000;
+    made->close_max_ns = options->close_max_us * 1000;
     (void)snprintf(made->private_dir, sizeof(made->private_dir), "%s",
                    options->private_dir);
     (void)pthread_mutex_init(&made->lock, NULL);
@@ -349,7 +383,7 @@ make(const struct ag_ledger_options *options, struct ag_ledger **ledger,
         result = ag_wakeup_open(&made->wakeup);
     }
     if (result != 0) {
-        release(made);
+        ag_ledger_free(made);
         return ag_fail_sys(err, result, "", "eventfd");
     }
     *ledger = made;
@@ -365,9 +399,10 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
         return ag_fail(err, AG_EINVAL, "ring of %zu octets is too small, %zu needed",
                        options->ring_bytes, AG_LEDGER_RING_MIN);
     }
-    if (options->publish_gap_us > PUBLISH_MOST_US ||
-        options->publish_max_us > PUBLISH_MOST_US) {
-        return ag_fail(err, AG_EINVAL, "publishing is put off by more than a day");
+    if (options->publish_gap_us > MOST_US || options->publish_max_us > MOST_US ||
+        options->close_max_us > MOST_US) {
+        return ag_fail(err, AG_EINVAL,
+                       "publishing or closing is put off by more than a day");
     }
     if (options->origin != NULL && ag_origin_check(options->origin, err) != AG_OK) {
         return AG_EINVAL;
@@ -379,7 +414,7 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
     if (status != AG_OK) {
         return status;
     }
-    status = ag_io_make_dirs(made->io, options->private_dir, 0700, err);
+    status = ag_io_make_durable_dirs(made->io, options->private_dir, 0700, err);
     if (status == AG_OK) {
         status = take_lock(made, err);
     }
@@ -396,11 +431,32 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
         if (made->wal != NULL) {
             (void)ag_wal_close(made->wal, UINT64_MAX, NULL);
         }
-        release(made);
+        ag_ledger_free(made);
         return status;
     }
     *ledger = made;
     return AG_OK;
+}
+
+/* Waits for the end of the thread until a little after it should give up by itself.
+ * False: it hangs in the disk, and the ledger is left to it. */
+static bool
+join_thread(struct ag_ledger *ledger, uint64_t close_by)
+{
+    pthread_mutex_lock(&ledger->lock);
+    while (!ledger->thread_ended && ag_clock_ns() < close_by + CLOSE_GRACE_NS) {
+        ag_cond_wait_until(&ledger->changed, &ledger->lock, close_by + CLOSE_GRACE_NS);
+    }
+    bool ended = ledger->thread_ended;
+    ledger->left_to_thread = !ended;
+    if (!ended) {
+        (void)pthread_detach(ledger->thread);
+    }
+    pthread_mutex_unlock(&ledger->lock);
+    if (ended) {
+        (void)pthread_join(ledger->thread, NULL);
+    }
+    return ended;
 }
 
 int
@@ -408,21 +464,27 @@ ag_ledger_close(struct ag_ledger *ledger, struct ag_error *err)
 {
     if (ledger->pid != getpid()) {
         ag_wal_abandon(ledger->wal);
-        release(ledger);
+        ag_ledger_free(ledger);
         return AG_OK;
     }
-    uint64_t close_by = ag_clock_ns() + AG_LEDGER_CLOSE_NS;
+    uint64_t close_by = ag_clock_ns() + ledger->close_max_ns;
     pthread_mutex_lock(&ledger->lock);
     ledger->close_by_ns = close_by;
     pthread_cond_signal(&ledger->wake);
+    uint64_t submitted = ledger->submitted;
     pthread_mutex_unlock(&ledger->lock);
-    ag_wal_want(ledger->wal, ledger->submitted);
-    (void)pthread_join(ledger->thread, NULL);
+    ag_wal_want(ledger->wal, submitted);
+    if (!join_thread(ledger, close_by)) {
+        int status = ag_fail(err, AG_ETIMEDOUT, "disk does not answer: not published");
+        ag_error_advice(err, "Nothing is lost: the next open goes on from there. Until "
+                             "the disk answers, this process holds the directory.");
+        return status;
+    }
     uint64_t now = ag_clock_ns();
     int status = ag_wal_close(ledger->wal, close_by > now ? close_by - now : 0, err);
     if (status == AG_ETIMEDOUT) {
         return status; /* thread W still uses the ledger: both are left to it */
     }
-    release(ledger);
+    ag_ledger_free(ledger);
     return status;
 }

@@ -61,6 +61,9 @@ static int
 refuse_rollback(const struct signed_state *state, uint64_t size, struct ag_error *err)
 {
     char expected[48], found[48];
+#ifdef AG_MUTANT_TRUST_LENGTH_OF_LOG
+    return AG_OK;
+#endif
     if (state->n == 0 || state->size <= size) {
         return AG_OK;
     }
@@ -83,6 +86,7 @@ compare_with(struct ag_ledger *ledger, const struct signed_state *state,
         return AG_OK;
     }
     int status = ag_ledger_frontier_root(ledger, root, err);
+#ifndef AG_MUTANT_TRUST_ROOT
     if (status == AG_OK && memcmp(root, state->root, AG_HASH_SIZE) != 0) {
         status = ag_fail(err, AG_EROLLBACK, "log differs from what was signed");
         ag_error_file(err, state->path, AG_NO_POSITION);
@@ -91,6 +95,7 @@ compare_with(struct ag_ledger *ledger, const struct signed_state *state,
                         "The log was exchanged: restore the one that belongs to this "
                         "checkpoint.");
     }
+#endif
     return status == AG_OK ? ag_ledger_write_partials(ledger, true, err) : status;
 }
 
@@ -113,7 +118,7 @@ load_marked(const struct recovery *r, struct ag_error *err)
     if (status != AG_OK || size == 0) {
         return status;
     }
-    ledger->low_water = size;
+    ledger->low_water = ledger->collected = size;
     if (r->private_copy.size < size && !r->accept_rollback) {
         status = ag_fail(err, AG_EROLLBACK,
                          "signed checkpoint is older than the log's own mark");

@@ -37,7 +37,7 @@ struct ag_ledger {
     char archive[PATH_MAX];
     char origin[AG_ORIGIN_MAX + 1];
     uint8_t secret[AG_HASH_SIZE]; /* default subject secret */
-    uint64_t publish_gap_ns, publish_max_ns;
+    uint64_t publish_gap_ns, publish_max_ns, close_max_ns;
     int lock_fd;
     struct ag_wakeup wakeup;
     pid_t pid;
@@ -48,10 +48,12 @@ struct ag_ledger {
     pthread_cond_t changed; /* for ag_ledger_wait */
     /* under lock; the log's producer side belongs to whoever holds it */
     uint64_t submitted;
-    uint64_t wanted_published;    /* size that somebody waits for */
-    uint64_t close_by_ns;         /* closing: give up then; 0 while open */
-    bool reopening;               /* the thread has the producer side */
-    struct ag_error failure;      /* what stopped the log, while reopening */
+    uint64_t wanted_published; /* size that somebody waits for */
+    uint64_t close_by_ns;      /* closing: give up then; 0 while open */
+    bool reopening;            /* the thread has the producer side */
+    bool thread_ended;         /* but for freeing the ledger, when it is left to it */
+    bool left_to_thread;       /* closing gave up: the thread frees */
+    struct ag_error failure;   /* what stopped the log, while reopening */
     struct ag_ledger_stats stats; /* counters of the thread */
     struct ag_pending pending;
 
@@ -73,11 +75,13 @@ struct ag_ledger {
     /* the thread's */
     struct ag_ids ids; /* but its place, which is constant */
     struct ag_intents intents;
-    uint64_t low_water;  /* entries that recovery need not replay */
+    uint64_t low_water; /* entries that recovery need not replay */
+    uint64_t collected; /* partial tiles of full ones in a tree of this size are gone */
     bool tiles_doubtful; /* a sync of them failed: the mark stays */
 };
 
 /* ledger_open.c */
+void ag_ledger_free(struct ag_ledger *ledger);
 int ag_ledger_private_path(const struct ag_ledger *ledger, const char *name,
                            char path[PATH_MAX], struct ag_error *err);
 
@@ -112,6 +116,10 @@ int ag_ledger_frontier_root(struct ag_ledger *ledger, uint8_t root[AG_HASH_SIZE]
 int ag_ledger_write_partials(struct ag_ledger *ledger, bool compare,
                              struct ag_error *err);
 int ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err);
+/* Removes the partial tiles of tiles that became full between trees of `from` and `to`
+ * entries, but those that the low-water mark stands on: their full tiles are not synced
+ * yet, and are not written again from the log. */
+void ag_ledger_drop_partials(struct ag_ledger *ledger, uint64_t from, uint64_t to);
 
 /* ledger_thread.c: thread P, and what thread W tells it. */
 void *ag_ledger_thread(void *ledger);

@@ -16,7 +16,7 @@
 #define REOPEN_MOST_NS 10000000000u /* ... up to this */
 #define MARK_ENTRIES 65536u         /* entries between two low-water marks */
 #define MARK_ENTRIES_AT_CLOSE 4096u /* fewer are replayed at the next start */
-#define MARK_SEGMENTS_AT_CLOSE 4u   /* each one is read at the next start */
+#define MARK_SEGMENTS_AT_CLOSE 3u   /* each one is read at the next start */
 
 /* What the thread alone knows. */
 struct work {
@@ -156,6 +156,8 @@ publish(struct ag_ledger *ledger, struct work *work)
     pthread_mutex_unlock(&ledger->lock);
     work->published = work->integrated;
     announce(ledger, AG_PUBLISHED, work->published);
+    ag_ledger_drop_partials(ledger, ledger->collected, work->published);
+    ledger->collected = work->published;
     advance_mark(ledger, work, MARK_ENTRIES);
 }
 
@@ -256,6 +258,21 @@ step_back(void)
 #endif
 }
 
+/* Says that the thread is through with the ledger; frees it when closing gave up. */
+static void
+end(struct ag_ledger *ledger)
+{
+    pthread_mutex_lock(&ledger->lock);
+    ledger->thread_ended = true;
+    bool left = ledger->left_to_thread;
+    uint64_t bound = ledger->close_max_ns;
+    pthread_cond_broadcast(&ledger->changed);
+    pthread_mutex_unlock(&ledger->lock);
+    if (left && ag_wal_close(ledger->wal, bound, NULL) != AG_ETIMEDOUT) {
+        ag_ledger_free(ledger);
+    }
+}
+
 void *
 ag_ledger_thread(void *arg)
 {
@@ -296,8 +313,9 @@ ag_ledger_thread(void *arg)
     struct ag_wal_stats stats;
     ag_wal_stats(ledger->wal, &stats);
     advance_mark(ledger, &work,
-                 stats.live_segments >= MARK_SEGMENTS_AT_CLOSE ? 1
+                 stats.live_segments >= MARK_SEGMENTS_AT_CLOSE ? 0
                                                                : MARK_ENTRIES_AT_CLOSE);
     ag_wal_cursor_close(work.cursor);
+    end(ledger);
     return NULL;
 }

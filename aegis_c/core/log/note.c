@@ -87,7 +87,7 @@ check_key_mode(const char *path, struct ag_error *err)
         return ag_fail_sys(err, errno, path, "stat");
     }
     mode_t mode = st.st_mode & 07777;
-    bool secret_mount = st.st_uid == 0 && geteuid() != 0 &&
+    bool secret_mount = st.st_uid == 0 &&
                         (mode == 0640 || mode == 0644 || mode == 0440 || mode == 0444);
     if ((mode & 077) != 0 && !secret_mount) {
         int status = ag_fail(err, AG_EPERM, "log key is open to others (mode %04o)",

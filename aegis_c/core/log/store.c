@@ -32,7 +32,7 @@ ag_store_open(struct ag_store *store, const struct ag_io *io, const char *root,
     if (n <= 0 || (size_t)n >= sizeof(store->root)) {
         return ag_fail_sys(err, ENAMETOOLONG, root, "open");
     }
-    int status = ag_io_make_dirs(io, root, AG_STORE_DIR_MODE, err);
+    int status = ag_io_make_durable_dirs(io, root, AG_STORE_DIR_MODE, err);
     if (status == AG_OK) {
         status = join(store, ".tmp", temporary, err);
     }
@@ -141,6 +141,35 @@ ag_store_ensure(struct ag_store *store, const char *name, const void *from, size
         store->rewritten++;
     }
     return ag_store_put(store, name, from, n, err);
+}
+
+struct folder {
+    const struct ag_io *io;
+    char path[PATH_MAX];
+};
+
+static void
+drop_file(void *arg, const char *name)
+{
+    const struct folder *folder = arg;
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof(path), "%s/%s", folder->path, name);
+    if (n > 0 && n < PATH_MAX) {
+        (void)folder->io->unlink(folder->io->ctx, path);
+    }
+}
+
+void
+ag_store_drop_partials(const struct ag_store *store, unsigned level, uint64_t n)
+{
+    struct folder folder = {.io = store->io};
+    char name[AG_TILE_PATH_SIZE];
+    ag_tile_path(name, level, n, 1); /* any width names the folder */
+    *strrchr(name, '/') = '\0';
+    if (join(store, name, folder.path, NULL) == AG_OK &&
+        store->io->list(store->io->ctx, folder.path, drop_file, &folder) == 0) {
+        (void)store->io->rmdir(store->io->ctx, folder.path);
+    }
 }
 
 /* Opens the partial tile of `width`, or else the full one; the path is left in `path`.

@@ -41,6 +41,10 @@ int ag_store_put(struct ag_store *store, const char *name, const void *from, siz
 int ag_store_ensure(struct ag_store *store, const char *name, const void *from,
                     size_t n, struct ag_error *err);
 
+/* Removes the partial tiles or bundles of (level, n), of all widths; what cannot be
+ * removed stays. Only for one whose full tile is there: readers fall back to it. */
+void ag_store_drop_partials(const struct ag_store *store, unsigned level, uint64_t n);
+
 /* Reads `count` hashes of tile (level, n) from hash `first` on: from the partial tile
  * of `width`, or, when there is none (or width is 256), from the full tile. */
 int ag_store_read_hashes(const struct ag_store *store, unsigned level, uint64_t n,

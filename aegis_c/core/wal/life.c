@@ -222,7 +222,7 @@ static int
 open_directory(struct ag_wal *wal, struct ag_error *err)
 {
     struct ag_io_stat st;
-    int status = ag_io_make_dirs(wal->io, wal->path, 0700, err);
+    int status = ag_io_make_durable_dirs(wal->io, wal->path, 0700, err);
     if (status == AG_OK) {
         int result = wal->io->stat(wal->io->ctx, wal->path, &st);
         if (result < 0) {

@@ -230,6 +230,11 @@ class LedgerSettings(Table):
     public: bool = Field(
         default=False, description="Checkpoint and hash tiles readable without a key."
     )
+    key_file: Path | None = Field(
+        default=None,
+        description="PEM file of the log's Ed25519 key, such as a mounted secret; "
+        "by default one is made in the private folder of each shard.",
+    )
     ring_bytes: int = Field(default=16 << 20, ge=1 << 20, le=1 << 30)
 
 

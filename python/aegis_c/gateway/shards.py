@@ -53,7 +53,13 @@ def open_shard(settings: Settings, shard: Shard, ring_bytes: int) -> AsyncLedger
     origin = settings.ledger.origin
     if origin is not None and shard.name != "w0":
         origin = f"{origin}/{shard.name}"  # each log has a name of its own
-    return AsyncLedger(shard.published, private=shard.private, origin=origin, ring_bytes=ring_bytes)
+    return AsyncLedger(
+        shard.published,
+        private=shard.private,
+        origin=origin,
+        key=settings.ledger.key_file,
+        ring_bytes=ring_bytes,
+    )
 
 
 async def close_others(settings: Settings) -> dict[str, Any] | None:
