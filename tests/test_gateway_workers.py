@@ -92,12 +92,12 @@ def test_each_worker_writes_a_shard_and_fewer_workers_lose_nothing(tmp_path: Pat
     async def main() -> None:
         async with upstream.running() as up:
             async with serving(tmp_path, up.url, AEGIS_WORKERS=3) as server:
-                await any_worker_answers_for_all(server, await calls(server, 12))
+                await any_worker_answers_for_all(server, await calls(server, 24))
                 assert await server.end() == 0
             shards = {name: await entries(tmp_path, name) for name in ("w0", "w1", "w2")}
             spread = [len(kinds(found, "call")) for found in shards.values()]
-            assert sum(spread) == 12
-            assert min(spread) >= 2, spread
+            assert sum(spread) == 24
+            assert min(spread) >= 1, spread  # a busy worker may leave more to the others
             events = [e for e in shards["w0"] if e.get("event") == "shards"]
             assert [e["shards"] for e in events] == [{"served": ["w0", "w1", "w2"], "closed": []}]
             assert not [e for n in ("w1", "w2") for e in shards[n] if e.get("event") == "shards"]
@@ -129,7 +129,7 @@ def test_what_a_killed_gateway_left_open_is_settled_in_shards_without_a_worker(
         async with upstream.running(stays_open) as up:
             async with serving(tmp_path, up.url, AEGIS_WORKERS=2) as server:
                 clients = []
-                for _ in range(4):
+                for _ in range(8):
                     client = await connect(server)
                     clients.append(client)
                     await client.write(request(STREAM))
@@ -140,12 +140,15 @@ def test_what_a_killed_gateway_left_open_is_settled_in_shards_without_a_worker(
                     await client.close()
             async with serving(tmp_path, up.url) as server:
                 assert await server.end() == 0
+        streams = 0
         for name in ("w0", "w1"):
             found = await entries(tmp_path, name)
             intents, settles = kinds(found, "intent"), kinds(found, "settle")
-            assert len(intents) == len(settles) == 2
+            assert len(intents) == len(settles) >= 1
             assert {e["id"] for e in intents} == {e["id"] for e in settles}
             assert {e["status"] for e in settles} == {"abandoned"}
+            streams += len(intents)
+        assert streams == 8
 
     run(main())
 
@@ -161,7 +164,7 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
             upstream.running(stays_open) as up,
             serving(tmp_path, up.url, AEGIS_WORKERS=2) as server,
         ):
-            clients = [await connect(server) for _ in range(4)]
+            clients = [await connect(server) for _ in range(8)]
             for client in clients:
                 await client.write(request(STREAM))
                 await client.head()
@@ -178,7 +181,8 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
             await until(again, 20)
             ended = [asyncio.create_task(client.reader.read()) for client in clients]
             done, waiting = await asyncio.wait(ended, timeout=1)
-            assert len(done) == len(waiting) == 2  # its connections are closed, the others' open
+            assert done  # its connections are closed ...
+            assert waiting  # ... and the others' open
             await calls(server, 2)
             for task in waiting:
                 task.cancel()
@@ -186,9 +190,9 @@ def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
                 await client.close()
             assert await server.end() == 0
         settled = [e["status"] for e in kinds(await entries(tmp_path, "w1"), "settle")]
-        assert settled == ["abandoned", "abandoned"]
+        assert settled == ["abandoned"] * len(done)
         settled = [e["status"] for e in kinds(await entries(tmp_path, "w0"), "settle")]
-        assert sorted(settled) == ["client_gone", "client_gone"]
+        assert settled == ["client_gone"] * len(waiting)
 
     run(main())
 
@@ -249,8 +253,8 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
                 return not any(_alive(pid) for pid in workers)
 
             await until(gone, 20)
-        assert len(kinds(await entries(tmp_path, "w0"), "call")) == 1
-        assert len(kinds(await entries(tmp_path, "w1"), "call")) == 1
+        made = [len(kinds(await entries(tmp_path, name), "call")) for name in ("w0", "w1")]
+        assert sum(made) == 2
 
     run(main())
 

@@ -437,3 +437,16 @@ def test_no_descriptors_threads_or_rings_are_left(log: Path) -> None:
             assert ring.exists()
         assert not ring.exists()
     assert wait_for(lambda: held() == before), (held(), before)
+
+
+def test_a_ring_whose_header_was_never_written_is_left_out(tmp_path: Path) -> None:
+    """As after a kill between making the file and writing its header."""
+    ring = tmp_path / "log.ring"
+    with WalWriter(tmp_path / "wal", ring=ring) as wal:
+        wal.append(b"one")
+        wal.sync()
+    ring.write_bytes(bytes((1 << 20) + 4096))
+    ring.chmod(0o600)
+    with WalWriter(tmp_path / "wal", ring=ring) as wal:
+        assert wal.stats()["ring_lost"]
+        assert wal.append(b"two") == 2

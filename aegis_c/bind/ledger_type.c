@@ -315,7 +315,7 @@ PyDoc_STRVAR(
     ledger_doc,
     "Ledger(path, *, origin=None, private=None, key=None, ring_bytes=16 << 20,\n"
     "       max_delay_us=2000, publish_gap_us=100_000, publish_max_us=10_000_000,\n"
-    "       segment_bytes=16 << 20, accept_rollback=False)\n"
+    "       segment_bytes=4 << 20, accept_rollback=False)\n"
     "--\n\n"
     "One shard of a transparency log: submitted -> durable -> integrated ->\n"
     "published, in the order of submit.\n\n"

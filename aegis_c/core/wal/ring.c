@@ -209,6 +209,8 @@ ag_ring_attach(const struct ag_io *io, const char *path, struct ag_ring *ring,
     if (status != AG_OK) {
         (void)munmap(ring->data, 2 * ring->capacity);
         (void)munmap(ring->header, AG_RING_PAGE);
+        ring->header = NULL; /* for callers that go on without it */
+        ring->data = NULL;
         ag_fail(err, status, "not a ring of this version");
         ag_error_file(err, path, 0);
         goto fail;

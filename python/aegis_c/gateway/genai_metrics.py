@@ -85,9 +85,9 @@ class GenAi(Collector):
 
     def used(self, endpoint: str, usage: dict[str, int]) -> None:
         """The provider reported ``usage``."""
-        for name, kind in _USAGE.items():
-            count = usage.get(name)
-            if count is not None:
+        for name, count in usage.items():
+            kind = _USAGE.get(name)
+            if kind is not None:
                 tokens = self._tokens.get((endpoint, kind))
                 if tokens is None:
                     tokens = self._tokens[endpoint, kind] = Histogram(_TOKENS)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from aegis_c.gateway.evidence import timestamp
+
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Call
 
@@ -87,6 +89,21 @@ def configure(style: str) -> None:
     root.setLevel(logging.INFO)
 
 
+class _Line(msgspec.Struct):
+    """The line of one call."""
+
+    time: str
+    id: str
+    endpoint: str
+    status: int
+    tenant: str | None
+    key: str | None
+    model: str | None
+    timing: dict[str, int]
+    level: str = "info"
+    logger: str = "aegis_c.gateway.calls"
+
+
 class CallLog:
     """One line for each governed call; used from the event loop alone."""
 
@@ -100,25 +117,19 @@ class CallLog:
 
     def write(self, call: Call, status: int) -> None:
         """Note that ``call`` was answered with ``status``."""
-        line: dict[str, Any] = {
-            "time": _timestamp(time.time()),
-            "level": "info",
-            "logger": "aegis_c.gateway.calls",
-            "id": call.id,
-            "endpoint": call.endpoint,
-            "status": status,
-        }
-        principal = call.principal
-        if principal is not None:
-            line["tenant"] = principal.tenant
-            line["key"] = principal.key
-        if call.model is not None:
-            line["model"] = call.model[:256]
-        timing = {"total_us": (time.perf_counter_ns() - call.started) // 1000}
-        if call.upstream_ns:
-            timing["upstream_us"] = call.upstream_ns // 1000
-        line["timing"] = timing
-        text = _encode(line)
+        principal, model = call.principal, call.model
+        text = _encode(
+            _Line(
+                timestamp(),
+                call.id,
+                call.endpoint,
+                status,
+                None if principal is None else principal.tenant,
+                None if principal is None else principal.key,
+                None if model is None else model[:256],
+                _timing(call),
+            )
+        )
         if self._held + len(text) > _HELD_MAX:
             self.dropped += 1
             return
@@ -152,6 +163,13 @@ class CallLog:
             lines.append(_encode({"level": "warning", "calls_not_logged": self.dropped}))
             self.dropped = 0
         return b"\n".join([*lines, b""]) if lines else b""
+
+
+def _timing(call: Call) -> dict[str, int]:
+    total = (time.perf_counter_ns() - call.started) // 1000
+    if call.upstream_ns:
+        return {"total_us": total, "upstream_us": call.upstream_ns // 1000}
+    return {"total_us": total}
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -187,7 +187,14 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes, no memory: later, then
+            log.error("worker %d cannot be started: %s", child.number, error.strerror)
+            child.start_at = time.monotonic() + 1.0
+            ours.close()
+            theirs.close()
+            return
         if pid == 0:
             status = UNUSABLE
             try:
@@ -285,8 +292,8 @@ class Supervisor:
             log.error("worker %d ended with %s", child.number, how)
             return FAILED
         now = time.monotonic()
-        if child.replacing and code == DONE:
-            child.replacing = False
+        asked, child.replacing = child.replacing, False
+        if asked and code == DONE:
             child.start_at = now
             return 0
         if not self._running and not child.ready:
