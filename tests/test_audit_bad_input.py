@@ -85,7 +85,7 @@ FOLDERS: list[tuple[Callable[[Path], None], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "status", "names"), FOLDERS, ids=lambda x: str(x))
+@pytest.mark.parametrize(("damage", "status", "names"), FOLDERS)
 def test_a_folder_that_is_no_whole_log(
     log: Path, damage: Callable[[Path], None], status: int, names: str
 ) -> None:
