@@ -144,7 +144,6 @@ def test_a_proof_of_an_entry_that_does_not_exist(log: Path, index: int) -> None:
     assert error["where"] == str(log)
 
 
-@pytest.mark.native
 def test_proofs_of_sizes_that_do_not_exist_and_a_log_held_by_another(tmp_path: Path) -> None:
     folder = tmp_path / "data/ledger/w0"
     with Ledger(folder) as ledger:

@@ -11,7 +11,7 @@ import pytest
 import mutants
 import wal_native as native
 
-CORE = Path(native.ROOT) / "aegis_c" / "core" / "wal"
+CORE = Path(native.ROOT) / "aegis_c" / "core"
 
 
 def test_crash_states() -> None:
@@ -28,7 +28,7 @@ def test_crash_states() -> None:
 
 
 def test_every_mutant_of_the_sources_is_in_the_table() -> None:
-    text = "".join(path.read_text() for path in CORE.glob("*.[ch]"))
+    text = "".join(path.read_text() for path in CORE.rglob("*.[ch]"))
     assert set(re.findall(r"AG_MUTANT_(\w+)", text)) == set(mutants.MUTANTS)
 
 
