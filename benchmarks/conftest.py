@@ -39,7 +39,7 @@ class Scale:
     seconds: float  # of event-loop lag, idle and busy each
 
 
-_SMOKE = Scale(entries=300, rounds=1, gaps=1, keys=2000, seconds=0.1)
+_SMOKE = Scale(entries=300, rounds=1, gaps=1, keys=20, seconds=0.1)
 _SHORT = Scale(entries=100_000, rounds=20_000, gaps=1_000, keys=1_000_000, seconds=5.0)
 _FULL = Scale(entries=1_000_000, rounds=50_000, gaps=5_000, keys=1_000_000, seconds=30.0)
 

@@ -6,6 +6,7 @@ No figure is judged here: what is fast enough is said in benchmarks/README.md, b
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,12 @@ CALLS = 200
 
 
 def _start(*command: str | Path) -> subprocess.Popen[str]:
+    # Within a run on several cores pytest-benchmark would measure nothing.
+    env = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, command)],
         cwd=ROOT,
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
