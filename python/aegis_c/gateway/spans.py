@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,9 +80,11 @@ class Spans:
     ) -> None:
         """A governed request was answered with ``status``, ``took`` nanoseconds after it came."""
         asked = {} if document is None else _numbers(document)
-        job = partial(self._make, call, status, time.time_ns(), took, scope["headers"], asked)
+        headers = scope["headers"]
         try:
-            self._background.spawn(job)
+            self._background.spawn(
+                None, self._make, call, status, time.time_ns(), took, headers, asked
+            )
         except RuntimeError:  # a straggler: the queue has been drained for the shutdown
             log.debug("call %s: no span: the gateway is shutting down", call.id)
 
