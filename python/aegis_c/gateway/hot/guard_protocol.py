@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import httptools
+from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -32,8 +33,20 @@ _BODY_RATE: Final = 1024  # bytes a second that a body has to bring, over one bo
 _LINGER: Final = 1.0  # seconds in which a refused caller can read why before the connection ends
 
 Headers = list[tuple[bytes, bytes]]
-#: Given the caller's address and a refusal; returns the body and headers of the reply.
-OnRefusal = Callable[[tuple[str, int] | None, Refusal], tuple[bytes, Headers]]
+
+
+class Violation(NamedTuple):
+    """What the first line refuses."""
+
+    client: tuple[str, int] | None  # the caller's address
+    refusal: Refusal
+    #: The request's, when an application has it already: what broke is then its body.
+    scope: Scope | None
+    answered: bool  # the refusal goes out; else a response is in the way
+
+
+#: Given a violation; returns the body and headers of the reply.
+OnRefusal = Callable[[Violation], tuple[bytes, Headers]]
 
 
 def refuse_alone(refusal: Refusal) -> tuple[bytes, Headers]:
@@ -235,9 +248,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # -- refusals ----------------------------------------------------------------------------
 
-    def refused(self, refusal: Refusal) -> tuple[bytes, Headers]:
+    def refused(self, violation: Violation) -> tuple[bytes, Headers]:
         """Body and headers of the reply; for a subclass that keeps a record."""
-        return refuse_alone(refusal)
+        return refuse_alone(violation.refusal)
 
     def _refuse(self, status: int, code: str, text: str, offset: int | None = None) -> None:
         """Take nothing more from this connection; answer 400 unless that would mix with another."""
@@ -249,12 +262,18 @@ class GuardedProtocol(HttpToolsProtocol):
         refusal = Refusal(
             status, code, text + where, stage="guard", headers=((b"connection", b"close"),)
         )
-        body, headers = self.refused(refusal)
         assert isinstance(self.flow, _Flow)
         broken = self._current if self._in_message else None
-        if broken is not None and self._drop(broken):
-            return
-        if self._active is None or self._active.response_complete:
+        scope = None
+        if broken is not None:
+            if not (self.pipeline and self.pipeline[0][0] is broken):
+                scope = broken.scope
+            if self._drop(broken):
+                self.refused(Violation(self.client, refusal, scope, answered=False))
+                return
+        answered = self._active is None or self._active.response_complete
+        body, headers = self.refused(Violation(self.client, refusal, scope, answered))
+        if answered:
             self._answer(status, body, headers)
         else:  # the responses before it go out, then the connection ends
             last = self.pipeline[0][0] if self.pipeline else self._active
@@ -297,10 +316,10 @@ def guarded(
     """A protocol with these limits, for uvicorn's ``http``; ``on_refusal`` may keep a record."""
 
     class Guarded(GuardedProtocol):
-        def refused(self, refusal: Refusal) -> tuple[bytes, Headers]:
+        def refused(self, violation: Violation) -> tuple[bytes, Headers]:
             if on_refusal is None:
-                return refuse_alone(refusal)
-            return on_refusal(self.client, refusal)
+                return refuse_alone(violation.refusal)
+            return on_refusal(violation)
 
     Guarded.head_timeout = head_timeout
     Guarded.body_timeout = body_timeout
