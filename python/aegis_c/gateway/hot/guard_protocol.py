@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import httptools
 from starlette.types import Scope
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
 
 from aegis_c import RequestGuard
 from aegis_c.gateway.errors import Refusal
+from aegis_c.gateway.hot.server_parts import (
+    STATUS_LINE,
+    FlowControl,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 _PIPELINE_DEPTH: Final = 16  # requests of one connection that are not answered yet
 _BODY_RATE: Final = 1024  # bytes a second that a body has to bring, over one body timeout
@@ -182,6 +182,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._current = self.cycle
+        # Of "Connection: close" older releases of uvicorn learn while it writes the head.
+        if self.cycle is not None:  # it is, unless a WebSocket is asked for
+            self.cycle.keep_alive = self.cycle.keep_alive and self.parser.should_keep_alive()
         if not self.pipeline:
             self._active = self.cycle
 
@@ -264,10 +267,10 @@ class GuardedProtocol(HttpToolsProtocol):
         )
         assert isinstance(self.flow, _Flow)
         broken = self._current if self._in_message else None
-        scope = None
+        scope: Scope | None = None
         if broken is not None:
             if not (self.pipeline and self.pipeline[0][0] is broken):
-                scope = broken.scope
+                scope = cast("Scope", broken.scope)
             if self._drop(broken):
                 self.refused(Violation(self.client, refusal, scope, answered=False))
                 return
