@@ -274,12 +274,13 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._drop(broken):
                 self.refused(Violation(self.client, refusal, scope, answered=False))
                 return
-        answered = self._active is None or self._active.response_complete
+        active = self._active
+        answered = active is None or active.response_complete
         body, headers = self.refused(Violation(self.client, refusal, scope, answered))
-        if answered:
+        if active is None or answered:
             self._answer(status, body, headers)
         else:  # the responses before it go out, then the connection ends
-            last = self.pipeline[0][0] if self.pipeline else self._active
+            last = self.pipeline[0][0] if self.pipeline else active
             last.keep_alive = False
             self.flow.pause_reading()
             self.flow.held = True
