@@ -97,6 +97,7 @@ class Call:
         "principal",
         "provider",
         "recorded",
+        "refused",
         "request",
         "session",
         "source",
@@ -120,6 +121,7 @@ class Call:
         self.owed = 0  # entries it may still make
         self.intent: int | None = None  # index of its intent, once there is one
         self.recorded = False  # the entry of its outcome was made: no rejection need follow
+        self.refused = 0  # the status of its rejection
         self.entry: bytes | None = None  # `<origin>/<index>` of an entry known to be durable
         self.upstream_ns = 0
         self.held: Held | None = None  # of its limits

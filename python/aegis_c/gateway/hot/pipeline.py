@@ -20,6 +20,7 @@ from aegis_c.gateway.hot.auth import Auth
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.guard import ClientGone, Guard
 from aegis_c.gateway.hot.phases import AUTH, BODY, FIREWALL, GUARD, LIMITS, QUEUE
+from aegis_c.gateway.hot.reply import add_timing
 
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Evidence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aegis_c.gateway.pipeline")
 
+CALL: Final = "aegis.call"  # where a scope holds the Call that it became
 CLIENT_CLOSED_REQUEST: Final = 499  # the status in entries of callers that left before an answer
 _UNREAD_KEEP: Final = 1 << 20  # bytes of an unread body for which the connection is kept
 _LINGER_BYTES: Final = 32 << 20  # bytes of an unread body that are thrown away before closing
@@ -51,6 +53,7 @@ class Refuser:
 
     def record(self, call: Call, refusal: Refusal, body: bytes | None) -> int | None:
         """Count it and leave its entry; ``body`` is the reply, if there is to be one."""
+        call.refused = refusal.status
         self._metrics.rejected(refusal.stage, refusal.code)
         return self._evidence.rejection(
             call,
@@ -72,6 +75,7 @@ class Refuser:
             headers += self.limits.headers(call)
         if call.entry is not None:
             headers.append((b"aegis-entry", call.entry))
+        add_timing(headers, call)
         return headers
 
     def record_gone(self, call: Call, stage: str) -> None:
@@ -118,7 +122,7 @@ class Governed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        call = Call(self._endpoint, self._source.of(scope))
+        call = scope[CALL] = Call(self._endpoint, self._source.of(scope))
         phases = call.phases
         head = None
         body = None
@@ -161,7 +165,9 @@ class Governed:
         except (ClientGone, OSError):
             if call.held is not None:
                 call.held.standing = call.admitted
-            if not call.recorded:
+            if call.refused:  # its body broke, and the first line said so
+                status = call.refused
+            elif not call.recorded:
                 self._refuser.record_gone(call, "upstream" if call.admitted else "body")
         except asyncio.CancelledError:
             if not call.recorded:
