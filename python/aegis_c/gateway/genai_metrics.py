@@ -1,4 +1,4 @@
-"""Metrics under the names of OpenTelemetry's GenAI conventions, and the lag of the event loop.
+"""Metrics under the names of OpenTelemetry's GenAI conventions.
 
 `gen_ai.server.request.duration` is the caller's view, `gen_ai.client.operation.duration` what the
 upstream took of it, `gen_ai.client.token.usage` what the provider reported. Labels are bounded:
@@ -7,7 +7,6 @@ operations are those of the endpoints.
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -20,8 +19,6 @@ _SECONDS: Final = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 )  # fmt: skip
 _TOKENS: Final = tuple(4**k for k in range(14))
-_LAGS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0)
-_LAG_EVERY: Final = 0.05  # seconds between two looks at the clock
 
 _OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
@@ -69,9 +66,6 @@ class GenAi(Collector):
         self._requests: dict[str, Histogram] = {}
         self._upstream: dict[str, Histogram] = {}
         self._tokens: dict[tuple[str, str], Histogram] = {}
-        self._lag = Histogram(_LAGS)
-        self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
 
     def answered(self, endpoint: str, total_ns: int, upstream_ns: int) -> None:
         """A governed request is over; ``upstream_ns`` is 0 when none was asked."""
@@ -92,25 +86,6 @@ class GenAi(Collector):
                 if tokens is None:
                     tokens = self._tokens[endpoint, kind] = Histogram(_TOKENS)
                 tokens.add(count)
-
-    # -- the event loop ----------------------------------------------------------------------
-
-    def watch_loop(self) -> None:
-        """Measure from now on how late the running loop is."""
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + _LAG_EVERY
-        self._timer = loop.call_at(self._due, self._on_timer, loop)
-
-    def stop_watching(self) -> None:
-        """Measure no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _on_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        self._lag.add(max(0.0, now - self._due))
-        self._due = now + _LAG_EVERY
-        self._timer = loop.call_at(self._due, self._on_timer, loop)
 
     # -- the scrape --------------------------------------------------------------------------
 
@@ -134,12 +109,6 @@ class GenAi(Collector):
             "Tokens of a call, as the provider reports them.",
             (operation, "gen_ai_token_type"),
             {(_operation(e), kind): h for (e, kind), h in self._tokens.items()},
-        )
-        yield _family(
-            "aegis_loop_lag_seconds",
-            "How late the event loop runs its timers.",
-            (),
-            {(): self._lag},
         )
 
 
