@@ -53,6 +53,7 @@ from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
 from aegis_c.gateway.shards import Place, close_others, open_shard, remember, ring_bytes
+from aegis_c.gateway.spans import Spans
 from aegis_c.ledger import AsyncLedger
 from aegis_c.ledger.layout import DataDir
 
@@ -103,6 +104,7 @@ class Runtime:
         self.metrics = Metrics()
         self.deep_health = DeepHealth(self)
         self.calls = CallLog()
+        self.spans: Spans | None = None
         self.running = False
         self.hot = {}
         self._policy = settings.policy()
@@ -274,9 +276,10 @@ class Runtime:
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
-            used=self.metrics.genai.used,
         )
         self.retries = Retries(settings.upstream.retry)
+        if settings.otel:
+            self.spans = Spans(background, native.origin)
         self.refuser = Refuser(self.evidence, self.metrics)
 
     def _assemble(self) -> None:
@@ -321,6 +324,7 @@ class Runtime:
                 refuser=self.refuser,
                 metrics=self.metrics,
                 calls=self.calls if settings.logs.calls else None,
+                spans=self.spans,
             ),
         }
 
@@ -353,6 +357,9 @@ class Runtime:
             self.targets.close()
         if hasattr(self, "background"):
             await self.background.drain(seconds)
+        if self.spans is not None:
+            await self.spans.close(seconds)
+            self.spans = None
         if hasattr(self, "evidence"):
             self.evidence.flush()
         if self._tables is not None:
