@@ -48,7 +48,7 @@ class AnalysisMetrics(Collector):
         for name, histogram in self._measures.items():
             value = analysis.get(name)
             if value is not None:
-                histogram.add(value)
+                histogram.add((value,))
         for finding in analysis["findings"]:
             kind = finding["kind"]
             if kind not in self._findings and len(self._findings) >= _KINDS_MAX:
