@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 from aegis_c.gateway.background.analyser import analyse
@@ -30,12 +29,19 @@ class Analyst:
         """
         if self._all or (b'"top_logprobs"' in reply if isinstance(reply, bytes) else bool(reply)):
             try:
-                self._background.spawn(partial(self._run, call, index, reply))
+                self._background.spawn(_session(call), self._run, call, index, reply)
             except RuntimeError:  # a straggler: the queue has been drained for the shutdown
                 log.warning("call %s: not analysed: the gateway is shutting down", call.id)
 
-    async def _run(self, call: Call, index: int, reply: bytes | list[bytes]) -> None:
+    def _run(self, call: Call, index: int, reply: bytes | list[bytes]) -> None:
         """A background job: an analysis with nothing found is recorded only when asked for."""
         analysis = analyse(reply)
         if self._all or analysis.get("available"):
             self._evidence.analysis(call, index, analysis)
+
+
+def _session(call: Call) -> tuple[str, bytes] | None:
+    """A caller's session is its own: two keys may use one name."""
+    if call.session is None or call.principal is None:
+        return None
+    return call.principal.key, call.session

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aegis_c.gateway.hot.admission import Admission
     from aegis_c.gateway.hot.forwarder import Forwarder
     from aegis_c.gateway.hot.limits import Limits
-    from aegis_c.gateway.hot.recording import Background
+    from aegis_c.gateway.hot.recording import Recording
     from aegis_c.gateway.hot.source import Source
     from aegis_c.gateway.logs import CallLog
     from aegis_c.gateway.metrics import Metrics
@@ -96,7 +96,7 @@ class Governed:
         limits: Limits | None,
         admission: Admission,
         examine: Examine,
-        recording: Background,
+        recording: Recording,
         forwarder: Forwarder,
         refuser: Refuser,
         metrics: Metrics,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aegis_c.gateway.background.analyst import Analyst
     from aegis_c.gateway.evidence import Call
     from aegis_c.gateway.hot.pool import Connection
-    from aegis_c.gateway.hot.recording import Background
+    from aegis_c.gateway.hot.recording import Recording
     from aegis_c.gateway.hot.watch import Watch
     from aegis_c.gateway.metrics import Metrics
     from aegis_c.ledger import AsyncLedger
@@ -40,7 +40,7 @@ class Relay:
     """Passes streams on; built once, used for every stream."""
 
     def __init__(
-        self, *, ledger: AsyncLedger, recording: Background, analyst: Analyst, metrics: Metrics
+        self, *, ledger: AsyncLedger, recording: Recording, analyst: Analyst, metrics: Metrics
     ) -> None:
         self._ledger = ledger
         self._recording = recording
