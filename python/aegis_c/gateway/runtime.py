@@ -19,7 +19,7 @@ from aegis_c import AegisError
 from aegis_c.gateway.background.analyst import Analyst
 from aegis_c.gateway.background.spawn import Background
 from aegis_c.gateway.deep_health import DeepHealth
-from aegis_c.gateway.errors import Refusal, method_not_allowed
+from aegis_c.gateway.errors import method_not_allowed
 from aegis_c.gateway.evidence import Call, Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
 from aegis_c.gateway.hot.admission import Admission
@@ -29,9 +29,15 @@ from aegis_c.gateway.hot.dispatch import Dispatcher
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard, Head
-from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, Headers, guarded, refuse_alone
+from aegis_c.gateway.hot.guard_protocol import (
+    GuardedProtocol,
+    Headers,
+    Violation,
+    guarded,
+    refuse_alone,
+)
 from aegis_c.gateway.hot.limits import Limits
-from aegis_c.gateway.hot.pipeline import Governed, Refuser
+from aegis_c.gateway.hot.pipeline import CALL, Governed, Refuser
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
 from aegis_c.gateway.hot.retry import Retries
@@ -47,6 +53,7 @@ from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
 from aegis_c.gateway.shards import Place, close_others, open_shard, remember, ring_bytes
+from aegis_c.gateway.spans import Spans
 from aegis_c.ledger import AsyncLedger
 from aegis_c.ledger.layout import DataDir
 
@@ -97,6 +104,7 @@ class Runtime:
         self.metrics = Metrics()
         self.deep_health = DeepHealth(self)
         self.calls = CallLog()
+        self.spans: Spans | None = None
         self.running = False
         self.hot = {}
         self._policy = settings.policy()
@@ -121,13 +129,19 @@ class Runtime:
         # Later than the second line's, which refuses a governed body by its endpoint.
         self.protocol.body_timeout = limits.body_timeout + 5.0
 
-    def refused(self, client: tuple[str, int] | None, refusal: Refusal) -> tuple[bytes, Headers]:
-        """Record what was refused before it became a request; its reply's body and headers."""
-        if not self.running:
+    def refused(self, violation: Violation) -> tuple[bytes, Headers]:
+        """Record what the first line refused; the body and headers of the reply.
+
+        A call whose body broke has one entry: this one, or that of a refusal before it.
+        """
+        refusal, scope = violation.refusal, violation.scope
+        call: Call | None = None if scope is None else scope.get(CALL)
+        if not self.running or (call is not None and (call.refused or call.recorded)):
             return refuse_alone(refusal)
-        call = Call("", self.source.of({"client": client}))
+        if call is None:
+            call = Call("", self.source.of({"client": violation.client}))
         body = refusal.body()
-        self.refuser.record(call, refusal, body)
+        self.refuser.record(call, refusal, body if violation.answered else None)
         return body, self.refuser.headers(call, refusal, body)
 
     # -- life --------------------------------------------------------------------------------
@@ -262,9 +276,10 @@ class Runtime:
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
-            used=self.metrics.genai.used,
         )
         self.retries = Retries(settings.upstream.retry)
+        if settings.otel:
+            self.spans = Spans(background, native.origin)
         self.refuser = Refuser(self.evidence, self.metrics)
 
     def _assemble(self) -> None:
@@ -309,6 +324,7 @@ class Runtime:
                 refuser=self.refuser,
                 metrics=self.metrics,
                 calls=self.calls if settings.logs.calls else None,
+                spans=self.spans,
             ),
         }
 
@@ -341,6 +357,9 @@ class Runtime:
             self.targets.close()
         if hasattr(self, "background"):
             await self.background.drain(seconds)
+        if self.spans is not None:
+            await self.spans.close(seconds)
+            self.spans = None
         if hasattr(self, "evidence"):
             self.evidence.flush()
         if self._tables is not None:

@@ -12,6 +12,7 @@ import hashlib
 import ipaddress
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -55,8 +56,10 @@ TOOL_VARIABLES = frozenset(
     }
 )
 
-#: Where and how the gateway runs: changed by a restart only, and no part of the policy.
-PROCESS = ("host", "port", "uds", "data", "workers")
+_OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+
+#: Where and how the gateway runs and is watched: changed by a restart only, no part of the policy.
+PROCESS = ("host", "port", "uds", "data", "workers", "otel")
 
 Role = Literal["caller", "auditor", "admin"]
 
@@ -283,6 +286,18 @@ class Settings(BaseSettings):
         default="x-forwarded-for", description="The one header that those proxies write."
     )
     logs: LogSettings = LogSettings()
+    otel: bool = Field(
+        default=False,
+        description="An OpenTelemetry span for each governed call (extra `otel`), exported as "
+        "OTLP over HTTP; OTEL_* variables say where to.",
+    )
+
+    @field_validator("otel")
+    @classmethod
+    def _check_otel(cls, value: bool) -> bool:
+        if value and not _otel_installed():
+            raise ValueError("needs OpenTelemetry: pip install 'aegis-c[otel]'")
+        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
@@ -348,6 +363,13 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _otel_installed() -> bool:
+    try:
+        return None not in map(find_spec, _OTEL)
+    except ModuleNotFoundError:  # a package above them
+        return False
 
 
 def load_settings(file: Path | None = None, **overrides: Any) -> Settings:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Final
 
 from aegis_c.gateway.hot.adapters.openai import EventReader
@@ -122,6 +123,8 @@ class Relay:
                 out = KEEP_ALIVE if events.between else b""
             if out:
                 await self._hand_over(out, call, connection, response, send)
+                if not call.first_ns and data:
+                    call.first_ns = time.perf_counter_ns() - call.started
             if data is None:
                 return
 
