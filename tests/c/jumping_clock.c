@@ -1,6 +1,7 @@
-/* A clock that an operator, or a broken time server, sets while a program runs: preload it
- * (LD_PRELOAD), and CLOCK_REALTIME is off by what the file that JUMPING_CLOCK names holds, a
- * 64-bit number of seconds. Other clocks are the real ones. Used by tests/chaos.py. */
+/* A clock that an operator, or a broken time server, sets while a program runs: preload
+ * it (LD_PRELOAD), and CLOCK_REALTIME is off by what the file that JUMPING_CLOCK names
+ * holds, a 64-bit number of seconds. Other clocks are the real ones. Used by
+ * tests/chaos.py. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
