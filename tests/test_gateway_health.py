@@ -61,10 +61,37 @@ def test_deep_health_names_the_stage_that_fails(tmp_path: Path) -> None:
             status, body = await deep(rig)
             assert status == 503
             assert body["status"] == "failing"
-            assert body["stages"]["limits"] == "overloaded"
+            assert body["stages"]["admission"] == "overloaded"
+            assert body["stages"]["limits"] == "ok"
             assert body["stages"]["ledger"] == "ok"
             rig.runtime.admission.leave(1)
             assert (await deep(rig))[0] == 200
+
+    run(main())
+
+
+def test_deep_health_asks_the_shared_tables_of_limits(tmp_path: Path) -> None:
+    limits = {
+        "total": {"requests": {"rate": 1, "per": "second"}, "concurrency": 8},
+        "slots": 1024,
+        "directory": tmp_path / "limits",
+    }
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url, limits=limits) as rig:
+            assert rig.runtime.limits is not None
+            tables = rig.runtime.limits.tables
+            for _ in range(5):  # more than the limit of calls would allow: it charges no caller
+                status, body = await deep(rig)
+                assert (status, body["stages"]["limits"]) == (200, "ok")
+            assert tables.calls.stats()["in_flight"] == 0
+            hog = tables.rates.limit("hog", rate=1, per=3600, burst=1)
+            for n in range(4000):
+                hog.acquire(str(n))
+            assert tables.rates.stats()["full"]
+            status, body = await deep(rig)
+            assert (status, body["stages"]["limits"]) == (503, "the table of limits is full")
+            assert body["stages"]["admission"] == body["stages"]["ledger"] == "ok"
 
     run(main())
 

@@ -132,3 +132,31 @@ def test_the_variable_of_a_path() -> None:
     assert variable_of(("upstream", "url"), environment) == "aegis_upstream__url"
     assert variable_of(("upstream", "name"), environment) is None
     assert variable_of((), environment) is None
+
+
+def test_a_file_that_changes_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read once: the line of a fault is looked up in the text that has the fault."""
+    file = tmp_path / "aegis.toml"
+    read = Path.read_bytes
+
+    def read_and_change(path: Path) -> bytes:
+        data = read(path)
+        path.write_text("port = [")  # no TOML: a walk over it need not come to an end
+        return data
+
+    file.write_text("\nprot = 1\n")
+    monkeypatch.setattr(Path, "read_bytes", read_and_change)
+    with pytest.raises(SettingsError, match=r"line 2: prot: unknown key"):
+        load_settings(file)
+
+
+def test_files_that_are_no_settings(tmp_path: Path) -> None:
+    file = tmp_path / "aegis.toml"
+    for data, words in ((b"port = [", r"aegis\.toml: "), (b"a = '\xff'", "not UTF-8")):
+        file.write_bytes(data)
+        with pytest.raises(SettingsError, match=words):
+            load_settings(file)
+    with pytest.raises(SettingsError, match="no such settings file"):
+        load_settings(tmp_path)

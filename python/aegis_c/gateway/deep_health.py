@@ -1,8 +1,9 @@
 """/health?deep=1: the stages of a call, and proof that the ledger lives.
 
-A check takes a place among the calls, goes through the background queue, waits until what was
-submitted is durable, and proves one entry against the tree. It leaves no entry and asks no
-upstream. However many callers ask at a time, one check runs, and all of them get its result.
+A check charges a key of its own in the shared tables of limits, takes a place among the calls, goes
+through the background queue, waits until what was submitted is durable, and proves one entry
+against the tree. It leaves no entry and asks no upstream. However many callers ask at a time, one
+check runs, and all of them get its result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from aegis_c import AegisError, Ledger, leaf_hash, verify_inclusion
+from aegis_c import AegisError, Ledger, LimitError, leaf_hash, verify_inclusion
 from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.hot.adapters.openai import examine_chat
 
@@ -46,6 +47,7 @@ class DeepHealth:
         checks: dict[str, Callable[[], Awaitable[None]]] = {
             "guard, firewall, adapter": self._judge,
             "limits": self._limits,
+            "admission": self._admission,
             "background": self._background,
             "ledger": self._ledger,
         }
@@ -78,6 +80,20 @@ class DeepHealth:
         self._runtime.firewall.judge(document)
 
     async def _limits(self) -> None:
+        """The shared tables take a charge and a place; nothing where nothing is limited."""
+        if self._runtime.limits is None:
+            return
+        tables = self._runtime.limits.tables
+        # A thousand at once, a million a second: its slot is free again when it is looked for.
+        charge = tables.rates.limit("health", rate=1_000_000, per=1.0, burst=1000)
+        if charge.acquire("health") < 0:
+            raise LimitError("the table of limits is full")
+        lease = tables.calls.enter("aegis/health", 1 << 20)
+        if not lease:
+            raise LimitError("the table of calls at a time is full")
+        tables.calls.leave(lease)
+
+    async def _admission(self) -> None:
         admission = self._runtime.admission
         await admission.enter(1)
         admission.leave(1)

@@ -422,7 +422,7 @@ class Runtime:
         """
         check_reload(self.settings, settings)
         targets = self.targets
-        if settings.upstream != self.settings.upstream or settings.upstream.api_key_file:
+        if settings.upstream != self.settings.upstream or settings.upstream.has_key_files:
             try:
                 targets = Targets.of(settings.upstream)
             except (OSError, ValueError) as error:

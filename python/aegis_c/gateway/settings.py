@@ -12,6 +12,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -26,9 +27,9 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from aegis_c.gateway.alert_settings import AlertSettings
@@ -391,8 +392,11 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     """
     if file is None and os.environ.get("AEGIS_CONFIG"):
         file = Path(os.environ["AEGIS_CONFIG"])
-    if file is not None and not file.is_file():
-        raise SettingsError(f"{file}: no such settings file")
+    text = "" if file is None else _text_of(file)  # once: the file may change meanwhile
+    try:
+        document = tomllib.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{file}: {error}") from None
 
     class FileSettings(Settings):
         @classmethod
@@ -404,7 +408,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+            return init_settings, env_settings, InitSettingsSource(settings_cls, document)
 
     unknown = sorted(name for name in os.environ if _is_unknown(name))
     if unknown:
@@ -416,12 +420,22 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     try:
         loaded = FileSettings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
-        raise SettingsError(_explain(error, file)) from None
-    except ValueError as error:  # TOML that does not parse, JSON in a variable that does not
-        where = f"{file}: " if file is not None else ""
-        raise SettingsError(f"{where}{error}") from None
+        raise SettingsError(_explain(error, file, text)) from None
+    except ValueError as error:  # JSON in a variable that does not parse
+        raise SettingsError(str(error)) from None
     values = {name: getattr(loaded, name) for name in Settings.model_fields}
     return Settings.model_construct(loaded.model_fields_set, **values)
+
+
+def _text_of(file: Path) -> str:
+    if not file.is_file():
+        raise SettingsError(f"{file}: no such settings file")
+    try:
+        return file.read_bytes().decode()
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file}: not UTF-8: {error}") from None
 
 
 def _is_unknown(name: str) -> bool:
@@ -432,9 +446,9 @@ def _is_unknown(name: str) -> bool:
     return upper.removeprefix("AEGIS_").split("__")[0].lower() not in Settings.model_fields
 
 
-def _explain(error: ValidationError, file: Path | None) -> str:
+def _explain(error: ValidationError, file: Path | None, text: str) -> str:
     """One line per fault: where, key, reason; never a given value that may be a secret."""
-    lines = None if file is None else Lines(file.read_text(encoding="utf-8"))
+    lines = None if file is None else Lines(text)
     faults = []
     for fault in error.errors(include_url=False):
         cause = fault.get("ctx", {}).get("error")

@@ -25,7 +25,7 @@ log = logging.getLogger("aegis_c.gateway.shards")
 
 _STATE: Final = "shards.json"
 _SHARED_MEMORY: Final = "/dev/shm"
-_RING_LEAST: Final = 1 << 20
+_RING_LEAST: Final = 1 << 18
 _RING_SHARE: Final = 2  # rings take at most one part in this many of the free shared memory
 
 

@@ -95,7 +95,8 @@ class Upstream(Table):
         "without this key the upstream gets no authorization at all.",
     )
     api_key_file: Path | None = Field(
-        default=None, description="A file that holds the key instead; read at start."
+        default=None,
+        description="A file that holds the key instead; read at start and at each reload.",
     )
     name: Name = Field(default="upstream", description="The `provider` member of entries.")
     ca_file: Path | None = Field(
@@ -175,6 +176,11 @@ class Upstream(Table):
     def configured(self) -> bool:
         """False: nothing is named that could answer, so the built-in model does."""
         return self.url is not None or bool(self.targets)
+
+    @property
+    def has_key_files(self) -> bool:
+        """True when a key lies in a file, which may have another content now."""
+        return any(one.api_key_file is not None for one in (self, *self.targets))
 
     def bearer(self) -> str | None:
         """The key to send, from the settings or from its file. Raises ValueError."""
