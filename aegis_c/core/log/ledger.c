@@ -211,6 +211,12 @@ ag_ledger_drain(struct ag_ledger *ledger)
 int
 ag_ledger_failure(struct ag_ledger *ledger, struct ag_error *err)
 {
+    /* Asked before every call: no lock that thread P, which stepped back, may hold. A
+     * log that is reopened fails first, so in this order no failure is missed. */
+    if (!atomic_load(&ledger->reopening) &&
+        ag_wal_failure(ledger->wal, NULL) == AG_OK) {
+        return AG_OK;
+    }
     pthread_mutex_lock(&ledger->lock);
     int status = failure_lock_held(ledger, err);
     pthread_mutex_unlock(&ledger->lock);
