@@ -211,10 +211,11 @@ ag_ledger_drain(struct ag_ledger *ledger)
 int
 ag_ledger_failure(struct ag_ledger *ledger, struct ag_error *err)
 {
-    /* Asked before every call: no lock that thread P, which stepped back, may hold. A
-     * log that is reopened fails first, so in this order no failure is missed. */
+    /* Asked before every call: no lock that thread P, which stepped back, may hold.
+     * Both looks at `reopening`: the log is open again before submitters may go on. */
     if (!atomic_load(&ledger->reopening) &&
-        ag_wal_failure(ledger->wal, NULL) == AG_OK) {
+        ag_wal_failure(ledger->wal, NULL) == AG_OK &&
+        !atomic_load(&ledger->reopening)) {
         return AG_OK;
     }
     pthread_mutex_lock(&ledger->lock);

@@ -38,6 +38,9 @@ log = logging.getLogger("aegis_c.gateway.worker")
 
 DONE: Final = 0
 UNUSABLE: Final = 2
+#: New containers between two collections of the youngest. A call makes some hundred and drops
+#: them without a cycle; Python's 700 would look at those of calls under way every few calls.
+_GC_YOUNG: Final = 20_000
 _KEEP_ALIVE: Final = 75  # seconds; longer than clients keep theirs, so that they close, not we
 
 
@@ -208,6 +211,7 @@ class Worker:
             await asyncio.sleep(0.001)
         # What is loaded stays: a full collection that walks it stops the loop for 20 to 50 ms.
         gc.freeze()
+        gc.set_threshold(_GC_YOUNG, 10, 10)
         on_ready()
 
     def reload(self, settings: Settings) -> None:
