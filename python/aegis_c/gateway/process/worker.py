@@ -26,6 +26,7 @@ from aegis_c.gateway import logs
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.hot.guard import GuardedProtocol
 from aegis_c.gateway.hot.server_parts import HttpToolsProtocol
+from aegis_c.gateway.process import descriptors
 from aegis_c.gateway.process.acceptor import Acceptor, Board
 from aegis_c.gateway.process.listener import BACKLOG
 from aegis_c.gateway.process.siblings import Siblings
@@ -119,6 +120,7 @@ class Server(uvicorn.Server):
     def use(self, settings: Settings) -> None:
         """How it ends follows these settings."""
         self._grace = settings.drain_grace
+        self._upstream = settings.upstream
         self.config.timeout_graceful_shutdown = math.ceil(settings.shutdown_deadline)
 
     @contextlib.contextmanager
@@ -138,8 +140,11 @@ class Server(uvicorn.Server):
             made.counted = True  # type: ignore[attr-defined]
             return made
 
-        self.acceptor = Acceptor(self._listener, protocol, self._board, self._number)
+        self.acceptor = Acceptor(self._listener, protocol, self._board, self._number, self._room)
         self.acceptor.start()
+
+    def _room(self) -> bool:
+        return len(self.server_state.connections) < descriptors.for_callers(self._upstream)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no connection; answer kept ones a last time; close idle ones; finish the rest.
