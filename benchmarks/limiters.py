@@ -161,15 +161,16 @@ def old(acquire: Acquire, count: int) -> float:
 
 def threads_against_one(make: Callable[[], Acquire], count: int, rounds: int) -> float:
     """Calls a second of 8 threads by those of one, in turns."""
-    acquire, calls = make(), 2000
+    acquire, calls = make(), BATCH
     fill(acquire, count)
     while calls < 256_000 and nanoseconds(acquire, [key(0)] * calls) * calls < 5e7:
         calls *= 2
     rng = random.Random(7)
-    keys = [key(rng.randrange(count)) for _ in range(calls)]
+    keys = [key(rng.randrange(count)) for _ in range(BATCH)] * (calls // BATCH)
 
     def seconds(threads: int) -> float:
-        parts = [keys[i::threads] for i in range(threads)]
+        each = calls // threads
+        parts = [keys[i * each : (i + 1) * each] for i in range(threads)]
         started = [threading.Thread(target=call_all, args=(acquire, part)) for part in parts]
         start = time.perf_counter()
         for thread in started:
