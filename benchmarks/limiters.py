@@ -200,6 +200,8 @@ def measure(name: str, keys: int) -> dict[str, float]:
         found["ns, 1 M old keys"] = old(acquire, many)
         if name != "nothing":
             found["bytes a key"] = bytes_a_key
+    if name == "aegis":  # none was refused, and all are still live
+        assert all(0 <= acquire(key(i)) < BURST - 1 for i in range(many))
     del acquire
     for label, count in (("ns, 1 key", 1), ("ns, 1 k keys", min(1000, many))):
         one = make()
