@@ -1,4 +1,4 @@
-"""Metrics under the names of OpenTelemetry's GenAI conventions, and the lag of the event loop.
+"""Metrics under the names of OpenTelemetry's GenAI conventions.
 
 `gen_ai.server.request.duration` is the caller's view, `gen_ai.server.time_to_first_token` that of a
 stream until its first event was handed over, `gen_ai.client.operation.duration` what the upstream
@@ -8,7 +8,6 @@ those of the endpoints.
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
@@ -24,8 +23,6 @@ _FIRST_SECONDS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 )  # fmt: skip
 _TOKENS: Final = tuple(4**k for k in range(14))
-_LAGS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0)
-_LAG_EVERY: Final = 0.05  # seconds between two looks at the clock
 
 _OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
@@ -85,9 +82,6 @@ class GenAi(Collector):
         self._first: dict[str, Histogram] = {}
         self._upstream: dict[str, Histogram] = {}
         self._tokens: dict[tuple[str, str], Histogram] = {}
-        self._lag = Histogram(_LAGS)
-        self._due = 0.0
-        self._timer: asyncio.TimerHandle | None = None
 
     def count(
         self,
@@ -111,25 +105,6 @@ class GenAi(Collector):
                 if (endpoint, kind) not in self._tokens:
                     self._tokens[endpoint, kind] = Histogram(_TOKENS)
                 self._tokens[endpoint, kind].add(tokens)
-
-    # -- the event loop ----------------------------------------------------------------------
-
-    def watch_loop(self) -> None:
-        """Measure from now on how late the running loop is."""
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + _LAG_EVERY
-        self._timer = loop.call_at(self._due, self._on_timer, loop)
-
-    def stop_watching(self) -> None:
-        """Measure no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _on_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        self._lag.add((max(0.0, now - self._due),))
-        self._due = now + _LAG_EVERY
-        self._timer = loop.call_at(self._due, self._on_timer, loop)
 
     # -- the scrape --------------------------------------------------------------------------
 
@@ -160,12 +135,6 @@ class GenAi(Collector):
             "Tokens of a call, as the provider reports them.",
             (label, "gen_ai_token_type"),
             {(operation(e), kind): h for (e, kind), h in self._tokens.items()},
-        )
-        yield _family(
-            "aegis_loop_lag_seconds",
-            "How late the event loop runs its timers.",
-            (),
-            {(): self._lag},
         )
 
 

@@ -6,7 +6,7 @@ Labels are bounded: endpoints and reasons are this program's own words, statuses
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 from typing import TYPE_CHECKING, Final
 
@@ -141,6 +141,15 @@ class Metrics(Collector):
             yield _fill(GaugeMetricFamily(name, text, labels=(label,) if label else ()), values())
         for name, text, label, values in self._counters:
             yield _fill(CounterMetricFamily(name, text, labels=(label,) if label else ()), values())
+
+
+def cumulative(counts: list[int], unit: float) -> Iterator[tuple[str, float]]:
+    """Item k counts what is below 2**k units, the last one everything above as well."""
+    total = 0
+    for k, count in enumerate(counts):
+        total += count
+        last = k + 1 == len(counts)
+        yield ("+Inf" if last else repr(float(2**k * unit))), total
 
 
 def _fill(

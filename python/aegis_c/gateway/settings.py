@@ -31,6 +31,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from aegis_c.gateway.alert_settings import AlertSettings
 from aegis_c.gateway.limits_settings import LimitSet, ModelLimits, Price, Units
 from aegis_c.gateway.settings_file import Lines, SettingsError, variable_of
 from aegis_c.gateway.tables import Name, Seconds, Table
@@ -47,6 +48,8 @@ TOOL_VARIABLES = frozenset(
         "AEGIS_CONFIG",
         "AEGIS_COVERAGE",
         "AEGIS_DEBUG",
+        "AEGIS_IO",
+        "AEGIS_IO_RULES",
         "AEGIS_NO_APT",
         "AEGIS_OPENSSL",
         "AEGIS_PYTHON",
@@ -248,6 +251,11 @@ class LogSettings(Table):
         default="json", description="json: one object a line; text: for people."
     )
     calls: bool = Field(default=True, description="One line for each governed call.")
+    slow_loop: Annotated[float, Field(ge=0.01, le=60)] = Field(
+        default=0.1,
+        description="Seconds that the event loop may stand still before the log names the stage "
+        "that keeps it.",
+    )
 
 
 class Settings(BaseSettings):
@@ -286,6 +294,7 @@ class Settings(BaseSettings):
         default="x-forwarded-for", description="The one header that those proxies write."
     )
     logs: LogSettings = LogSettings()
+    alerts: AlertSettings = AlertSettings()
     otel: bool = Field(
         default=False,
         description="An OpenTelemetry span for each governed call (extra `otel`), exported as "
@@ -343,13 +352,15 @@ class Settings(BaseSettings):
         """64 hex digits: SHA-256 of the active settings, secrets left out.
 
         Over the compact JSON text with sorted members of everything but where it runs
-        and in how many processes (PROCESS), and the secrets (the upstream's key, key digests).
+        and in how many processes (PROCESS), and the secrets (keys of upstreams and webhook, key
+        digests).
         """
         shown = self.model_dump(mode="json", exclude=dict.fromkeys(PROCESS, True))
         for upstream in (shown["upstream"], *shown["upstream"]["targets"]):
             del upstream["api_key"]
         del shown["upstream"]["proxy_login"]
         shown["upstream"]["retry"]["statuses"].sort()
+        del shown["alerts"]["webhook"]["secret"]
         for key in shown["keys"]:
             del key["sha256"]
             key["roles"] = sorted(key["roles"])
