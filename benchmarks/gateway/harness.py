@@ -190,20 +190,24 @@ class Bench:
         return target
 
     def governed(
-        self, upstream: Target, in_flight: int = 2048, mode: str = "background", **limits: float
+        self,
+        upstream: Target,
+        in_flight: int = 2048,
+        mode: str = "background",
+        name: str = "",
+        limits: str = "",
     ) -> Target:
         """`aegis-c serve` with two keys, its defaults, and room for so many calls at a time.
 
-        ``limits`` are more settings of that table.
+        ``limits`` is more of the settings' table of that name, as TOML.
         """
-        name = "governed" if mode == "background" else mode
+        name = name or ("governed" if mode == "background" else mode)
         config = self.folder / f"{name}.toml"
         ring = max(16 << 20, in_flight * 2 * 4096)
-        more = "".join(f"{name} = {value}\n" for name, value in limits.items())
         config.write_text(
             f'port = 0\ndata = "{self.folder / name}"\n[evidence]\nmode = "{mode}"\n'
             f'[upstream]\nurl = "{_url(upstream)}"\nmax_connections = {in_flight}\n'
-            f"[limits]\nmax_in_flight = {in_flight}\n{more}[ledger]\nring_bytes = {ring}\n"
+            f"[limits]\nmax_in_flight = {in_flight}\n{limits}[ledger]\nring_bytes = {ring}\n"
             f"{keys()}"
         )
         command = [sys.executable, "-m", "aegis_c.cli", "serve", "--config", str(config)]

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from aegis_c import __version__
-from aegis_c.gateway.api import health, ledger, openai, receipts
+from aegis_c.gateway.api import admin, health, ledger, openai, receipts
 from aegis_c.gateway.errors import (
     SERVER_ERROR,
     Refusal,
@@ -115,7 +115,7 @@ def create_app(
         redoc_url=None,
     )
     app.runtime = app.state.aegis = runtime
-    for module in (openai, receipts, ledger, health):
+    for module in (openai, receipts, ledger, admin, health):
         app.include_router(module.router(runtime))
     _add_error_handlers(app, runtime)
     return app

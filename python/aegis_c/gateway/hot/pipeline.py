@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from aegis_c.gateway.hot.source import Source
     from aegis_c.gateway.logs import CallLog
     from aegis_c.gateway.metrics import Metrics
+    from aegis_c.gateway.spans import Spans
 
 log = logging.getLogger("aegis_c.gateway.pipeline")
 
@@ -105,8 +106,10 @@ class Governed:
         refuser: Refuser,
         metrics: Metrics,
         calls: CallLog | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._calls = calls
+        self._spans = spans
         self._endpoint = endpoint
         self._source = source
         self._guard = guard
@@ -124,8 +127,7 @@ class Governed:
         """Serve one request."""
         call = scope[CALL] = Call(self._endpoint, self._source.of(scope))
         phases = call.phases
-        head = None
-        body = None
+        head = body = document = None
         status = CLIENT_CLOSED_REQUEST
         try:
             if scope["method"] != "POST":
@@ -185,10 +187,11 @@ class Governed:
             if call.admitted:
                 self._admission.leave(call.owed)
             took = time.perf_counter_ns() - call.started
-            self._metrics.answered(self._endpoint, status, took, call.upstream_ns)
-            self._metrics.spent(phases.spent)
+            self._metrics.over(call, status, took)
             if self._calls is not None:
-                self._calls.write(call, status)
+                self._calls.write(call, status, took)
+            if self._spans is not None:
+                self._spans.over(call, status, took, scope, document)
 
     def _judge(self, call: Call, document: dict[str, Any]) -> None:
         """Ask the firewall; the caller never learns which rule refused, the log does."""
