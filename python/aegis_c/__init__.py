@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aegis_c._native import (
     AegisError,
+    Baselines,
     Commitment,
     ConcurrencyLimiter,
     Decision,
@@ -21,6 +22,7 @@ from aegis_c._native import (
     MmrAccumulator,
     Plan,
     RateLimiter,
+    ReplyAnalysis,
     RequestGuard,
     Reservation,
     VerificationError,
@@ -34,6 +36,9 @@ from aegis_c._native import (
     kernels,
     leaf_hash,
     node_hash,
+    token_divergence,
+    token_entropy,
+    token_key,
     verify_consistency,
     verify_inclusion,
 )
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AegisError",
+    "Baselines",
     "Commitment",
     "ConcurrencyLimiter",
     "Decision",
@@ -56,6 +62,7 @@ __all__ = [
     "MmrAccumulator",
     "Plan",
     "RateLimiter",
+    "ReplyAnalysis",
     "RequestGuard",
     "Reservation",
     "VerificationError",
@@ -70,6 +77,9 @@ __all__ = [
     "kernels",
     "leaf_hash",
     "node_hash",
+    "token_divergence",
+    "token_entropy",
+    "token_key",
     "verify_consistency",
     "verify_inclusion",
 ]
