@@ -362,6 +362,7 @@ helper_main(void *arg)
     struct ag_wal *wal = arg;
     struct ag_error err;
     uint64_t look_at = 0;
+    bool populated = false;
     name_thread("aegis-wal-prep");
     (void)pthread_mutex_lock(&wal->lock);
     while (!atomic_load(&wal->helper_stop)) {
@@ -369,6 +370,13 @@ helper_main(void *arg)
         if (now >= look_at) {
             look_at_space_lock_held(wal);
             look_at = now + SPACE_EVERY_NS;
+            continue;
+        }
+        if (!wal->spare_wanted && !populated) {
+            (void)pthread_mutex_unlock(&wal->lock);
+            ag_ring_populate(&wal->ring, &wal->helper_stop);
+            populated = true;
+            (void)pthread_mutex_lock(&wal->lock);
             continue;
         }
         if (!wal->spare_wanted) {
