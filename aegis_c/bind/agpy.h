@@ -51,8 +51,8 @@
 /* Tables of module functions, one per file that has some. */
 #define AGPY_FUNCTIONS(X)                                                              \
     X(agpy_tree_methods)                                                               \
-    X(agpy_legacy_methods) X(agpy_audit_methods) X(agpy_ledger_functions)                                                              \
-    X(agpy_entropy_functions)
+    X(agpy_legacy_methods)                                                             \
+    X(agpy_audit_methods) X(agpy_ledger_functions) X(agpy_entropy_functions)
 
 struct agpy_state {
 #define AGPY_FIELD(field, ...) PyObject *field;

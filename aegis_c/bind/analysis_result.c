@@ -105,9 +105,8 @@ put_sequence(PyObject *dict, const struct ag_analysis *a)
         put_double(dict, "drift", s->drift_max) < 0) {
         return -1;
     }
-    if (isfinite(s->window_min) &&
-        (put_double(dict, "window_min", s->window_min) < 0 ||
-         put_count(dict, "window_at", s->window_at) < 0)) {
+    if (isfinite(s->window_min) && (put_double(dict, "window_min", s->window_min) < 0 ||
+                                    put_count(dict, "window_at", s->window_at) < 0)) {
         return -1;
     }
     return 0;
@@ -135,7 +134,8 @@ text_of(const struct ag_analysis *a)
         put_count(dict, "words", w->words) < 0 ||
         put_double(dict, "entropy", ag_words_entropy(w)) < 0 ||
         put_double(dict, "repetition", mean_of((double)w->repeated, w->grams)) < 0 ||
-        put_double(dict, "compression", ag_repetition_compression(&a->repetition)) < 0 ||
+        put_double(dict, "compression", ag_repetition_compression(&a->repetition)) <
+            0 ||
         put_some(dict, "loop", a->repetition.loop.octets) < 0 ||
         put_some(dict, "signs", a->repetition.signs.octets) < 0 ||
         put(dict, "scripts", scripts_of(w)) < 0) {
@@ -150,10 +150,10 @@ list_of(const struct ag_finding *findings, size_t n)
     PyObject *list = PyList_New(0);
     for (size_t i = 0; i < n && list != NULL; i++) {
         const struct ag_finding *f = &findings[i];
-        PyObject *one = Py_BuildValue(
-            "{s:s,s:s,s:N,s:N,s:K}", "kind", f->kind, "reason", f->reason, "value",
-            rounded(f->value), "threshold", rounded(f->threshold), "at",
-            (unsigned long long)f->at);
+        PyObject *one =
+            Py_BuildValue("{s:s,s:s,s:N,s:N,s:K}", "kind", f->kind, "reason", f->reason,
+                          "value", rounded(f->value), "threshold",
+                          rounded(f->threshold), "at", (unsigned long long)f->at);
         if (one == NULL || PyList_Append(list, one) < 0) {
             Py_CLEAR(list);
         }
@@ -174,8 +174,8 @@ agpy_analysis_result(const struct ag_analysis *a, const struct ag_finding *findi
     if (dict == NULL || put(dict, "available", PyBool_FromLong(available)) < 0 ||
         put(dict, available ? "method" : "reason",
             PyUnicode_FromString(available ? method : missing_because(a))) < 0 ||
-        put(dict, "findings", list_of(findings, n)) < 0 ||
-        put_lists(dict, a) < 0 || put_sequence(dict, a) < 0 ||
+        put(dict, "findings", list_of(findings, n)) < 0 || put_lists(dict, a) < 0 ||
+        put_sequence(dict, a) < 0 ||
         (a->words.octets > 0 && put(dict, "text", text_of(a)) < 0) ||
         (a->choices > 1 && put_count(dict, "choices", a->choices) < 0) ||
         put_some(dict, "skipped", a->skipped) < 0 ||

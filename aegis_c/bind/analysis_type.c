@@ -87,8 +87,8 @@ acquire(struct analysis_object *self)
     return true;
 }
 
-/* The bytes of an argument, or false with TypeError: what others could write meanwhile is
- * not read detached. */
+/* The bytes of an argument, or false with TypeError: what others could write meanwhile
+ * is not read detached. */
 static bool
 take_bytes(PyObject *object, const uint8_t **data, size_t *n)
 {
@@ -183,7 +183,8 @@ PyDoc_STRVAR(
     finish_doc,
     "finish($self, /)\n--\n\n"
     "End the reply; return its analysis as a dict.\n\n"
-    "available, method or reason, findings, and the statistics that there are; made of\n"
+    "available, method or reason, findings, and the statistics that there are; made "
+    "of\n"
     "finite numbers, names and positions only. The reply counts in the baselines, and\n"
     "its end is where its session stands. Once only: ValueError the second time.");
 
@@ -251,12 +252,9 @@ PyDoc_STRVAR(
     "them the defaults hold.");
 
 static PyType_Slot analysis_slots[] = {
-    {Py_tp_doc, (void *)analysis_doc},
-    {Py_tp_new, analysis_new},
-    {Py_tp_dealloc, analysis_dealloc},
-    {Py_tp_traverse, analysis_traverse},
-    {Py_tp_methods, analysis_methods},
-    {0, NULL},
+    {Py_tp_doc, (void *)analysis_doc}, {Py_tp_new, analysis_new},
+    {Py_tp_dealloc, analysis_dealloc}, {Py_tp_traverse, analysis_traverse},
+    {Py_tp_methods, analysis_methods}, {0, NULL},
 };
 
 PyType_Spec agpy_analysis_spec = {

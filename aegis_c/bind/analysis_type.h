@@ -5,8 +5,8 @@
 #include "agpy.h"
 #include "text/findings.h"
 
-/* The core's object inside of a Baselines, borrowed; NULL with TypeError, or RuntimeError
- * in the child of a fork. */
+/* The core's object inside of a Baselines, borrowed; NULL with TypeError, or
+ * RuntimeError in the child of a fork. */
 struct ag_baselines *agpy_baselines(struct agpy_state *state, PyObject *object);
 
 /* The analysis of an ended reply as a new dict. */

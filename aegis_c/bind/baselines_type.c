@@ -1,5 +1,5 @@
-/* aegis_c.Baselines: what is ordinary for each model, shared by all analyses. The core's
- * object has its own lock. */
+/* aegis_c.Baselines: what is ordinary for each model, shared by all analyses. The
+ * core's object has its own lock. */
 #include "analysis_type.h"
 
 #include <math.h>
@@ -19,8 +19,9 @@ static struct ag_baselines *
 checked(PyObject *object)
 {
     if (BASELINES(object)->forks != agpy_fork_count()) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "these Baselines belong to the parent of a fork: make new ones");
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            "these Baselines belong to the parent of a fork: make new ones");
         return NULL;
     }
     return BASELINES(object)->value;
@@ -114,18 +115,16 @@ static PyMethodDef baselines_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-PyDoc_STRVAR(baselines_doc,
-             "Baselines()\n--\n\n"
-             "What is ordinary for each model's replies, and where each session stands.\n\n"
-             "64 models and 2,048 sessions, in 900 KiB; those used longest ago make room.");
+PyDoc_STRVAR(
+    baselines_doc,
+    "Baselines()\n--\n\n"
+    "What is ordinary for each model's replies, and where each session stands.\n\n"
+    "64 models and 2,048 sessions, in 900 KiB; those used longest ago make room.");
 
 static PyType_Slot baselines_slots[] = {
-    {Py_tp_doc, (void *)baselines_doc},
-    {Py_tp_new, baselines_new},
-    {Py_tp_dealloc, baselines_dealloc},
-    {Py_tp_traverse, baselines_traverse},
-    {Py_tp_methods, baselines_methods},
-    {0, NULL},
+    {Py_tp_doc, (void *)baselines_doc}, {Py_tp_new, baselines_new},
+    {Py_tp_dealloc, baselines_dealloc}, {Py_tp_traverse, baselines_traverse},
+    {Py_tp_methods, baselines_methods}, {0, NULL},
 };
 
 PyType_Spec agpy_baselines_spec = {

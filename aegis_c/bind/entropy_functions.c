@@ -2,9 +2,10 @@
 #include "agpy.h"
 #include "text/entropy.h"
 
-PyDoc_STRVAR(token_key_doc,
-             "token_key(token, /)\n--\n\n"
-             "The 64-bit identity of a token's octets, as ReplyAnalysis.tokens takes it.");
+PyDoc_STRVAR(
+    token_key_doc,
+    "token_key(token, /)\n--\n\n"
+    "The 64-bit identity of a token's octets, as ReplyAnalysis.tokens takes it.");
 
 static PyObject *
 token_key(PyObject *Py_UNUSED(module), PyObject *token)
@@ -13,9 +14,8 @@ token_key(PyObject *Py_UNUSED(module), PyObject *token)
         return PyErr_Format(PyExc_TypeError, "token must be bytes, not %.100s",
                             Py_TYPE(token)->tp_name);
     }
-    return PyLong_FromUnsignedLongLong(
-        ag_token_key((const uint8_t *)PyBytes_AS_STRING(token),
-                     (size_t)PyBytes_GET_SIZE(token)));
+    return PyLong_FromUnsignedLongLong(ag_token_key(
+        (const uint8_t *)PyBytes_AS_STRING(token), (size_t)PyBytes_GET_SIZE(token)));
 }
 
 /* The list of a mapping from tokens to logprobs. 0, or -1 with an exception. */
@@ -35,7 +35,8 @@ fill(struct ag_distribution *d, PyObject *listed)
         if (!PyArg_ParseTuple(PyList_GET_ITEM(items, i), "y#d", &token, &n, &logprob)) {
             goto exit;
         }
-        ag_distribution_add(d, ag_token_key((const uint8_t *)token, (size_t)n), logprob);
+        ag_distribution_add(d, ag_token_key((const uint8_t *)token, (size_t)n),
+                            logprob);
     }
     result = 0;
 exit:

@@ -341,6 +341,7 @@ def token_entropy(listed: Mapping[bytes, float], /) -> tuple[float, float, float
 def token_divergence(
     now: Mapping[bytes, float], before: Mapping[bytes, float], /
 ) -> tuple[float, float] | None: ...
+
 @final
 class WalReader:
     def __new__(

@@ -1,7 +1,7 @@
 """Slow, plain twins of the statistics in aegis_c/core/text/, from their definitions.
 
-Floats and dictionaries; whole inputs at once. Where the native code hashes and forgets, the twin
-remembers everything, so the two agree on inputs within the native bounds.
+Floats and dictionaries; whole inputs at once. Where the native code hashes and forgets words and
+4-grams, the twin remembers them all.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def words(text: str) -> list[str]:
     for c in text:
         name = unicodedata.name(c, "")
         single = name.startswith(("CJK UNIFIED", "HIRAGANA LETTER", "KATAKANA LETTER", "THAI CH"))
-        letter = c.isascii() and c.isalnum() or not c.isascii() and c.isalpha()
+        letter = (c.isascii() and c.isalnum()) or (not c.isascii() and c.isalpha())
         if single or not letter:
             inside = False
         if single:
@@ -166,7 +166,7 @@ def repetition(items: Sequence[object]) -> float:
 
 def parse(text: bytes) -> tuple[float, int]:
     """(compression, octets of the longest loop with letters)."""
-    last: dict[bytes, int] = {}  # four octets -> the position after their last place
+    last: dict[int, int] = {}  # hash of four octets -> the position after their last place
     literals = matches = fresh = longest = 0
     distance = length = letters = 0
 
@@ -175,6 +175,7 @@ def parse(text: bytes) -> tuple[float, int]:
 
     for i, c in enumerate(text):
         four = text[i - 3 : i + 1] if i >= 3 else b""
+        head = (int.from_bytes(four, "big") * 0x9E3779B1 & 0xFFFFFFFF) >> 21
         if distance and text[i - distance] == c:
             length += 1
             letters += is_letter(c)
@@ -182,8 +183,9 @@ def parse(text: bytes) -> tuple[float, int]:
             distance = 0
             literals += 1
             fresh = min(LZ_LEAST, fresh + 1)
-            place = last.get(four, 0) if fresh == LZ_LEAST else 0
-            if place and i + 1 - place <= LZ_WINDOW - LZ_LEAST:
+            place = last.get(head, 0) if fresh == LZ_LEAST else 0
+            near = i + 1 - place <= LZ_WINDOW - LZ_LEAST
+            if place and near and text[place - 4 : place] == four:
                 distance, length, fresh = i + 1 - place, LZ_LEAST, 0
                 letters = sum(map(is_letter, four))
                 literals -= LZ_LEAST
@@ -191,7 +193,7 @@ def parse(text: bytes) -> tuple[float, int]:
         if distance and length >= (LOOP_TIMES - 1) * distance and 4 * letters >= length:
             longest = max(longest, length + distance)
         if four:
-            last[four] = i + 1
+            last[head] = i + 1
     return ((literals + LZ_MATCH * matches) / len(text) if text else 1.0), longest
 
 

@@ -122,7 +122,8 @@ on_alternative(void *to, const struct ag_read_token *t)
 {
     struct ag_analysis *a = to;
     if (!a->elsewhere) {
-        ag_distribution_add(&a->lists[a->now], t->key, t->has_logprob ? t->logprob : NAN);
+        ag_distribution_add(&a->lists[a->now], t->key,
+                            t->has_logprob ? t->logprob : NAN);
     }
 }
 
@@ -179,12 +180,14 @@ ag_analysis_end(struct ag_analysis *a)
 }
 
 void
-ag_analysis_tokens(struct ag_analysis *a, const double *drawn, const uint64_t *drawn_keys,
-                   const double *logprobs, const uint64_t *keys, size_t n, size_t k)
+ag_analysis_tokens(struct ag_analysis *a, const double *drawn,
+                   const uint64_t *drawn_keys, const double *logprobs,
+                   const uint64_t *keys, size_t n, size_t k)
 {
     for (size_t i = 0; i < n; i++) {
         ag_distribution_fill(&a->lists[a->now], keys + i * k, logprobs + i * k, k);
-        end_token(a, drawn != NULL ? drawn_keys[i] : 0, drawn != NULL ? &drawn[i] : NULL);
+        end_token(a, drawn != NULL ? drawn_keys[i] : 0,
+                  drawn != NULL ? &drawn[i] : NULL);
     }
 }
 

@@ -146,7 +146,8 @@ session_lock_held(struct ag_baselines *b, uint64_t key)
 }
 
 void
-ag_baselines_get_session(struct ag_baselines *b, uint64_t session, struct ag_session *where)
+ag_baselines_get_session(struct ag_baselines *b, uint64_t session,
+                         struct ag_session *where)
 {
     pthread_mutex_lock(&b->lock);
     const struct session *s = session_lock_held(b, session);

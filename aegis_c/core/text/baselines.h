@@ -1,12 +1,13 @@
-/* What is ordinary for a model: the quantiles of its replies' statistics, from which the
- * thresholds of findings follow; and where each session's sequence stands. Bounded: the
- * model or session that was used longest ago makes room. Any thread (one mutex, held for
- * microseconds, never across a call out).
+/* What is ordinary for a model: the quantiles of its replies' statistics, from which
+ * the thresholds of findings follow; and where each session's sequence stands. Bounded:
+ * the model or session that was used longest ago makes room. Any thread (one mutex,
+ * held for microseconds, never across a call out).
  *
  *     threshold = the default, until AG_BASELINE_READY replies were seen; then
  *                 quantile * margin, kept between the least and the greatest allowed
  *
- * so that neither a quiet nor a broken model can talk its way out of being measured. */
+ * The quantiles are medians and quartiles, and the span is bounded: faults in a quarter
+ * of the replies do not make themselves ordinary. */
 #ifndef AG_TEXT_BASELINES_H
 #define AG_TEXT_BASELINES_H
 
@@ -21,12 +22,12 @@
 
 /* name, text, quantile, margin, default, least, greatest */
 #define AG_BASELINE_MAP(X)                                                             \
-    X(ENTROPY, "entropy", 0.99, 1.5, 8.0, 3.0, 16.0)                                   \
-    X(COLLAPSE, "collapse", 0.01, 0.5, 0.05, 0.02, 0.5)                                \
-    X(DRIFT, "drift", 0.99, 1.5, 12.0, 8.0, 60.0)                                      \
-    X(REPETITION, "repetition", 0.99, 1.5, 0.4, 0.2, 0.7)                              \
-    X(COMPRESSION, "compression", 0.01, 0.5, 0.2, 0.1, 0.3)                            \
-    X(LOOP, "loop", 0.99, 1.5, 160.0, 120.0, 1024.0)
+    X(ENTROPY, "entropy", 0.5, 2.5, 8.0, 3.0, 16.0)                                    \
+    X(COLLAPSE, "collapse", 0.5, 0.1, 0.2, 0.02, 0.5)                                  \
+    X(DRIFT, "drift", 0.75, 8.0, 24.0, 24.0, 60.0)                                     \
+    X(REPETITION, "repetition", 0.5, 4.0, 0.4, 0.2, 0.7)                               \
+    X(COMPRESSION, "compression", 0.5, 0.3, 0.2, 0.1, 0.3)                             \
+    X(LOOP, "loop", 0.75, 3.0, 96.0, 80.0, 1024.0)
 
 enum ag_baseline {
 #define AG_BASELINE_ENUM(name, ...) AG_BASELINE_##name,
@@ -40,8 +41,8 @@ struct ag_baselines;
 struct ag_baselines *ag_baselines_new(void); /* NULL: out of memory */
 void ag_baselines_free(struct ag_baselines *b);
 
-/* The thresholds that hold for the model now, then counts the values; NAN: the reply has
- * none. `b` may be NULL: the defaults hold. */
+/* The thresholds that hold for the model now, then counts the values; NAN: the reply
+ * has none. `b` may be NULL: the defaults hold. */
 void ag_baselines_judge(struct ag_baselines *b, uint64_t model,
                         const double values[AG_BASELINE_COUNT],
                         double thresholds[AG_BASELINE_COUNT]);

@@ -53,7 +53,8 @@ ag_distribution_add(struct ag_distribution *d, uint64_t key, double logprob)
     }
     double p = keep(d, key, logprob);
     d->smallest = p < d->smallest ? p : d->smallest;
-    if (d->listed == d->count && !(d->logprob[d->count - 1] > d->logprob[d->least_at])) {
+    if (d->listed == d->count &&
+        !(d->logprob[d->count - 1] > d->logprob[d->least_at])) {
         d->least_at = d->count - 1;
     }
 }
@@ -120,7 +121,8 @@ bounds_of(const struct ag_distribution *d)
     known = known > 0.0 ? known : 0.0;
     struct ag_entropy entropy = {.lower = known, .upper = known, .tail = r};
     if (r > 0.0) {
-        double others = d->listed < AG_VOCABULARY_MAX ? AG_VOCABULARY_MAX - d->listed : 1;
+        double others =
+            d->listed < AG_VOCABULARY_MAX ? AG_VOCABULARY_MAX - d->listed : 1;
         double logs[AG_LANES] = {r, others / r, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0};
         if (d->smallest > 0.0 && d->smallest < r) {
             logs[0] = d->smallest;
@@ -189,7 +191,7 @@ ag_distribution_close(struct ag_distribution *d, uint64_t key, const double *dra
 
 /* One of the two sides of a divergence, divided by its sum. */
 struct side {
-    double scale;                 /* 1 / sum */
+    double scale;                  /* 1 / sum */
     double missing, of_all, other; /* e, e times the missing tokens, any other token */
 };
 
@@ -228,8 +230,22 @@ positive(double x)
 }
 
 /* Logarithms that both divergences need, in the order in which they are computed. */
-enum { P_SCALE, Q_SCALE, P_MISSING, Q_MISSING, P_OTHER, Q_OTHER, M_OTHER, P_ONLY, Q_ONLY,
-       P_ALL, Q_ALL, M_P_ONLY, M_Q_ONLY, SINGLE_LOGS = 16 };
+enum {
+    P_SCALE,
+    Q_SCALE,
+    P_MISSING,
+    Q_MISSING,
+    P_OTHER,
+    Q_OTHER,
+    M_OTHER,
+    P_ONLY,
+    Q_ONLY,
+    P_ALL,
+    Q_ALL,
+    M_P_ONLY,
+    M_Q_ONLY,
+    SINGLE_LOGS = 16
+};
 
 void
 ag_divergence(const struct ag_distribution *now, const struct ag_distribution *before,
@@ -243,7 +259,8 @@ ag_divergence(const struct ag_distribution *now, const struct ag_distribution *b
     const struct side p = side_of(now, q_only), q = side_of(before, p_only);
 
     /* over the tokens that both list */
-    double p_mass = 0.0, q_mass = 0.0, p_self = 0.0, q_self = 0.0, cross = 0.0, q_logs = 0.0;
+    double p_mass = 0.0, q_mass = 0.0, p_self = 0.0, q_self = 0.0, cross = 0.0,
+           q_logs = 0.0;
     for (uint32_t s = 0; s < n; s++) {
         uint32_t i = shared[s][0], j = shared[s][1];
         double log_q = before->logprob[j];
@@ -281,9 +298,11 @@ ag_divergence(const struct ag_distribution *now, const struct ag_distribution *b
     logs[13] = logs[14] = logs[15] = 1.0;
     ag_log2_many(logs, SINGLE_LOGS + (n + AG_LANES - 1) / AG_LANES * AG_LANES);
 
-    double same = p.scale * (p_self * INV_LN2 + p_mass * logs[P_SCALE]); /* sum P log P */
+    double same =
+        p.scale * (p_self * INV_LN2 + p_mass * logs[P_SCALE]); /* sum P log P */
     double same_q = q.scale * (q_self * INV_LN2 + q_mass * logs[Q_SCALE]);
-    double mixed = m_other * logs[M_OTHER] + m_p * logs[M_P_ONLY] + m_q * logs[M_Q_ONLY];
+    double mixed =
+        m_other * logs[M_OTHER] + m_p * logs[M_P_ONLY] + m_q * logs[M_Q_ONLY];
     for (uint32_t s = 0; s < n; s++) {
         mixed += m[s] * logs[SINGLE_LOGS + s];
     }
@@ -292,12 +311,12 @@ ag_divergence(const struct ag_distribution *now, const struct ag_distribution *b
                       q.of_all * logs[Q_ALL] + q.other * logs[Q_OTHER]) *
                          0.5 -
                      mixed;
-    double divergence =
-        p.scale * (now->self * INV_LN2 + now->masses * logs[P_SCALE]) -
-        p.scale * (cross * INV_LN2 + p_mass * logs[Q_SCALE]) -
-        p_alone * logs[Q_MISSING] + p.of_all * (logs[P_MISSING] - logs[Q_SCALE]) -
-        p.missing * (before->logs - q_logs) * INV_LN2 +
-        p.other * (logs[P_OTHER] - logs[Q_OTHER]);
+    double divergence = p.scale * (now->self * INV_LN2 + now->masses * logs[P_SCALE]) -
+                        p.scale * (cross * INV_LN2 + p_mass * logs[Q_SCALE]) -
+                        p_alone * logs[Q_MISSING] +
+                        p.of_all * (logs[P_MISSING] - logs[Q_SCALE]) -
+                        p.missing * (before->logs - q_logs) * INV_LN2 +
+                        p.other * (logs[P_OTHER] - logs[Q_OTHER]);
     *kl = divergence > 0.0 ? divergence : 0.0;
     *js = shannon > 0.0 ? (shannon < 1.0 ? shannon : 1.0) : 0.0;
 }

@@ -1,26 +1,28 @@
-/* What one token's list of alternatives says: entropy with bounds, surprisal, and how far
- * the distribution moved from the last token's.
+/* What one token's list of alternatives says: entropy with bounds, surprisal, and how
+ * far the distribution moved from the last token's.
  *
- * A list names k tokens with their natural log-probabilities; p = e^logprob. What is not
- * listed is the tail, r = max(0, 1 - sum p), spread over tokens that we do not know. The
- * drawn token counts as listed when it is not; q is the smallest p of the list as sent
- * (r when that is 0). V = AG_VOCABULARY_MAX, and in bits:
+ * A list names k tokens with their natural log-probabilities; p = e^logprob. What is
+ * not listed is the tail, r = max(0, 1 - sum p), spread over tokens that we do not
+ * know. The drawn token counts as listed when it is not; q is the smallest p of the
+ * list as sent (r when that is 0). V = AG_VOCABULARY_MAX, and in bits:
  *
  *     known = -sum p log2 p
- *     lower = known + r log2(1 / min(q, r))     no unlisted token is likelier than q or r
- *     upper = known + r log2((V - k) / r)       the tail is even over all other tokens
+ *     lower = known + r log2(1 / min(q, r))   no unlisted token is likelier than q or r
+ *     upper = known + r log2((V - k) / r)     the tail is even over all other tokens
  *
  * lower is cut to upper where rounded input would put it above.
  *
- * Divergence of P (this token) from Q (the one before), tokens told apart by their octets.
- * A token that Q does not list but P does has in Q the mass e_Q = min(q_Q, r_Q / (u + 1)),
- * u of them missing in Q; any other token together has the rest, r_Q - u e_Q. P likewise.
- * r counts as at least AG_TAIL_LEAST (a provider rounds), p as at least AG_P_LEAST, and P
- * and Q are divided by their sums. Of a list longer than AG_TOP_MAX the first AG_TOP_MAX
- * are told apart; the others count in r here.
+ * Divergence of P (this token) from Q (the one before), tokens told apart by their
+ * octets. Each of the u tokens that P lists and Q does not has in Q the mass
+ *
+ *     e_Q = min(q_Q, r_Q / (u + 1)), and any other token together r_Q - u e_Q;
+ *
+ * P likewise. r counts as at least AG_TAIL_LEAST (a provider rounds), p as at least
+ * AG_P_LEAST, and P and Q are divided by their sums. Of a list longer than AG_TOP_MAX
+ * the first AG_TOP_MAX are told apart; the others count in r here.
  *
  *     KL = sum P log2(P / Q)    over every listed token and "any other"
- *     JS = 1/2 KL(P, M) + 1/2 KL(Q, M), M = (P + Q) / 2, over every token that both list,
+ *     JS = (KL(P, M) + KL(Q, M)) / 2, M = (P + Q) / 2, over every token that both list,
  *          "listed in P only", "listed in Q only" and "any other"
  *
  * JS with outcomes put together is never above the JS without (data processing).
@@ -34,9 +36,9 @@
 
 #include "text/vector_math.h"
 
-#define AG_TOP_MAX 64 /* tokens of a list that are compared; the rest counts in the sums */
+#define AG_TOP_MAX 64 /* tokens of a list that are told apart */
 #define AG_VOCABULARY_MAX (1 << 18)
-#define AG_LOGPROB_MAX 1e-3 /* above 0 by rounding, or no log-probability; so is a sum */
+#define AG_LOGPROB_MAX 1e-3 /* above 0 by rounding; also what a sum may exceed 1 by */
 #define AG_TAIL_LEAST 1e-6
 #define AG_P_LEAST 1e-12
 #define AG_LOG_P_LEAST (-27.631021115928547) /* its natural logarithm */
@@ -45,18 +47,18 @@ struct ag_distribution {
     double logprob[AG_TOP_MAX + AG_LANES]; /* at least AG_LOGPROB_LEAST */
     double mass[AG_TOP_MAX + AG_LANES];    /* p, at least AG_P_LEAST */
     uint64_t key[AG_TOP_MAX + AG_LANES];
-    uint16_t tag[AG_TOP_MAX + 16];  /* low half of the key's low half: found by these */
-    uint32_t count;  /* tokens in the arrays */
+    uint16_t tag[AG_TOP_MAX + 16]; /* low half of the key's low half: found by these */
+    uint32_t count;                /* tokens in the arrays */
     uint32_t least_at; /* index of the smallest logprob of the list as sent */
-    uint32_t listed; /* tokens, with those beyond the arrays and the drawn one */
-    double sum;      /* of p, of all that is listed */
-    double weighted; /* sum p logprob */
-    double masses;   /* sum of mass */
-    double self;     /* sum of mass times its natural logarithm */
-    double logs;     /* sum of the natural logarithms of mass */
-    double beyond;   /* of p, of what is listed beyond the arrays */
-    double smallest; /* q */
-    double tail;     /* r */
+    uint32_t listed;   /* tokens, with those beyond the arrays and the drawn one */
+    double sum;        /* of p, of all that is listed */
+    double weighted;   /* sum p logprob */
+    double masses;     /* sum of mass */
+    double self;       /* sum of mass times its natural logarithm */
+    double logs;       /* sum of the natural logarithms of mass */
+    double beyond;     /* of p, of what is listed beyond the arrays */
+    double smallest;   /* q */
+    double tail;       /* r */
     bool usable;
 };
 
@@ -64,8 +66,8 @@ struct ag_entropy {
     double lower, upper, tail; /* bits, bits, mass */
 };
 
-/* Identity of a token's octets: FNV-1a, then mixed. Start with AG_KEY_START, finish with
- * ag_key_mix. */
+/* Identity of a token's octets: FNV-1a, then mixed. Start with AG_KEY_START, finish
+ * with ag_key_mix. */
 #define AG_KEY_START 0xcbf29ce484222325u
 static inline uint64_t
 ag_key_add(uint64_t hash, uint8_t octet)
@@ -91,14 +93,14 @@ void ag_distribution_add(struct ag_distribution *d, uint64_t key, double logprob
 void ag_distribution_fill(struct ag_distribution *d, const uint64_t *keys,
                           const double *logprobs, size_t n);
 
-/* Closes the list; `drawn` is NULL or the drawn token's logprob, which counts unless its
- * key is listed. True and *entropy, or false when these are no part of a distribution:
- * nothing listed, unusable, or a sum above 1 + AG_LOGPROB_MAX. */
+/* Closes the list; `drawn` is NULL or the drawn token's logprob, which counts unless
+ * its key is listed. True and *entropy, or false when these are no part of a
+ * distribution: nothing listed, unusable, or a sum above 1 + AG_LOGPROB_MAX. */
 bool ag_distribution_close(struct ag_distribution *d, uint64_t key, const double *drawn,
                            struct ag_entropy *entropy);
 
 /* Of closed lists that were usable; bits. */
-void ag_divergence(const struct ag_distribution *now, const struct ag_distribution *before,
-                   double *kl, double *js);
+void ag_divergence(const struct ag_distribution *now,
+                   const struct ag_distribution *before, double *kl, double *js);
 
 #endif

@@ -28,7 +28,8 @@ static struct ag_loop
 loop_of(const struct ag_analysis *a)
 {
     const struct ag_repetition *r = &a->repetition;
-    return r->loop.octets == 0 && r->signs.octets >= AG_SIGNS_LEAST ? r->signs : r->loop;
+    return r->loop.octets == 0 && r->signs.octets >= AG_SIGNS_LEAST ? r->signs
+                                                                    : r->loop;
 }
 
 static void
@@ -58,8 +59,8 @@ measure(const struct ag_analysis *a, double values[AG_BASELINE_COUNT])
 }
 
 static void
-judge_sequence(const struct ag_analysis *a, const double *value, const double *threshold,
-               struct list *list)
+judge_sequence(const struct ag_analysis *a, const double *value,
+               const double *threshold, struct list *list)
 {
     const struct ag_sequence *s = ag_analysis_sequence(a);
     const char *what = a->tokens > 0 ? "entropy" : "surprisal";
@@ -69,7 +70,7 @@ judge_sequence(const struct ag_analysis *a, const double *value, const double *t
             "mean %s of %" PRIu64 " tokens, in bits", what, s->n);
     }
     i = AG_BASELINE_COLLAPSE;
-    if (value[i] < threshold[i] && value[i] <= AG_COLLAPSE_RATIO * s->start) {
+    if (value[i] < threshold[i] && value[i] < AG_COLLAPSE_RATIO * s->start) {
         add(list, ag_baseline_name(i), value[i], threshold[i], s->window_at,
             "mean %s fell from %.3g to %.3g bits in %d tokens from token `at`", what,
             s->start, value[i], AG_WINDOW);
@@ -101,13 +102,13 @@ judge_text(const struct ag_analysis *a, const double *value, const double *thres
     if (value[i] > threshold[i]) {
         struct ag_loop loop = loop_of(a);
         add(list, ag_baseline_name(i), value[i], threshold[i], loop.at,
-            "%" PRIu32 " octets %" PRIu64 " times in a row from octet `at`", loop.period,
-            loop.octets / loop.period);
+            "%" PRIu32 " octets %" PRIu64 " times in a row from octet `at`",
+            loop.period, loop.octets / loop.period);
     }
     if (w->switches > 0) {
         add(list, "script", w->switches, 0.0, w->switch_at,
-            "script changes from %s to %s at octet `at`", ag_script_name(w->switch_from),
-            ag_script_name(w->switch_to));
+            "script changes from %s to %s at octet `at`",
+            ag_script_name(w->switch_from), ag_script_name(w->switch_to));
     }
 }
 

@@ -1,5 +1,5 @@
-/* From the statistics of a reply to its findings: what is above (or below) its threshold,
- * and where. */
+/* From the statistics of a reply to its findings: what is above (or below) its
+ * threshold, and where. */
 #ifndef AG_TEXT_FINDINGS_H
 #define AG_TEXT_FINDINGS_H
 
@@ -9,7 +9,7 @@
 #include "text/baselines.h"
 
 #define AG_FINDINGS_MAX 8
-#define AG_GRAMS_LEAST 100   /* 4-grams from which their repeated share means something */
+#define AG_GRAMS_LEAST 100   /* 4-grams from which their repeated share counts */
 #define AG_OCTETS_LEAST 1024 /* of text from which its compression does */
 #define AG_SIGNS_LEAST 4096  /* octets of a loop without letters: rulers are shorter */
 #define AG_COLLAPSE_RATIO 0.25 /* of the entropy before */

@@ -1,9 +1,10 @@
-/* Streaming quantiles in constant memory: DDSketch (Masson, Rim and Lee, VLDB 2019) with
- * fixed bins. A value x > 0 counts in bin ceil(log(x) / log(g)), g = (1 + a) / (1 - a), so
- * that every quantile is within the relative error a = AG_QUANTILE_ERROR of a value that
- * was seen, for values from AG_QUANTILE_LEAST to about 2,000; smaller ones, 0 included,
- * count as 0, larger ones in the last bin. When AG_QUANTILE_FULL values are in, all counts
- * are halved, rounded down: older values weigh less. Under the owner's lock. */
+/* Streaming quantiles in constant memory: DDSketch (Masson, Rim and Lee, VLDB 2019)
+ * with fixed bins. A value x > 0 counts in bin ceil(log(x) / log(g)), g = (1 + a) / (1
+ * - a), so that every quantile is within the relative error a = AG_QUANTILE_ERROR of a
+ * value that was seen, for values from AG_QUANTILE_LEAST to about 2,000; smaller ones,
+ * 0 included, count as 0, larger ones in the last bin. When AG_QUANTILE_FULL values are
+ * in, all counts are halved, rounded down: older values weigh less. Under the owner's
+ * lock. */
 #ifndef AG_TEXT_QUANTILES_H
 #define AG_TEXT_QUANTILES_H
 

@@ -36,7 +36,8 @@ static void
 begin_match(struct ag_repetition *r, uint32_t place)
 {
     uint32_t here = (uint32_t)r->octets, distance = here - place;
-    if (distance == 0 || distance > AG_LZ_WINDOW - AG_LZ_LEAST || distance > r->octets) {
+    if (distance == 0 || distance > AG_LZ_WINDOW - AG_LZ_LEAST ||
+        distance > r->octets) {
         return;
     }
     uint64_t letters = 0;

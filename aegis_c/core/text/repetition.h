@@ -1,17 +1,18 @@
 /* How much of a text repeats what came before: a compression ratio and loops. Octet by
  * octet, cut anywhere; constant memory.
  *
- * A greedy parse in the manner of Ziv and Lempel (1977) over the last AG_LZ_WINDOW octets:
- * the last place of every four octets is remembered (by a hash, so seldom forgotten), a
- * match begins with four equal octets and goes on while the octets `distance` back are the
- * same. An octet outside of matches costs 1, a match AG_LZ_MATCH:
+ * A greedy parse in the manner of Ziv and Lempel (1977) over the last AG_LZ_WINDOW
+ * octets: the last place of every four octets is remembered (by a hash, so seldom
+ * forgotten), a match begins with four equal octets and goes on while the octets
+ * `distance` back are the same. An octet outside of matches costs 1, a match
+ * AG_LZ_MATCH:
  *
  *     compression = (literals + AG_LZ_MATCH * matches) / octets      1: no repetition
  *
  * A match of distance d and length n >= (AG_LOOP_TIMES - 1) d is a loop: at least
  * AG_LOOP_TIMES copies of d octets in a row, n + d octets in all. The longest one is
- * kept, those of signs only (rulers, padding) apart from those with letters, at least one
- * in four octets. */
+ * kept, those of signs only (rulers, padding) apart from those with letters, at least
+ * one in four octets. */
 #ifndef AG_TEXT_REPETITION_H
 #define AG_TEXT_REPETITION_H
 

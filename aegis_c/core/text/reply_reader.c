@@ -40,17 +40,28 @@ static const struct {
     uint8_t from, to;
     const char *name;
 } edges[] = {
-    {ROOT, CHOICES, "choices"},        {ROOT, CONTENT, "content"},
-    {ROOT, MESSAGE, "delta"},          {ROOT, OUTPUTS, "output"},
-    {ROOT, LOGPROBS, "logprobs"},      {CHOICE, CHOICE_INDEX, "index"},
-    {CHOICE, MESSAGE, "message"},      {CHOICE, MESSAGE, "delta"},
-    {CHOICE, TEXT, "text"},            {CHOICE, LOGPROBS, "logprobs"},
-    {MESSAGE, CONTENT, "content"},     {MESSAGE, TEXT, "text"},
-    {PART, TEXT, "text"},              {PART, LOGPROBS, "logprobs"},
-    {OUTPUT, CONTENT, "content"},      {LOGPROBS, TOKENS, "content"},
-    {TOKEN, TOKEN_TEXT, "token"},      {TOKEN, TOKEN_BYTES, "bytes"},
-    {TOKEN, TOKEN_LOGPROB, "logprob"}, {TOKEN, TOPS, "top_logprobs"},
-    {TOP, TOP_TEXT, "token"},          {TOP, TOP_BYTES, "bytes"},
+    {ROOT, CHOICES, "choices"},
+    {ROOT, CONTENT, "content"},
+    {ROOT, MESSAGE, "delta"},
+    {ROOT, OUTPUTS, "output"},
+    {ROOT, LOGPROBS, "logprobs"},
+    {CHOICE, CHOICE_INDEX, "index"},
+    {CHOICE, MESSAGE, "message"},
+    {CHOICE, MESSAGE, "delta"},
+    {CHOICE, TEXT, "text"},
+    {CHOICE, LOGPROBS, "logprobs"},
+    {MESSAGE, CONTENT, "content"},
+    {MESSAGE, TEXT, "text"},
+    {PART, TEXT, "text"},
+    {PART, LOGPROBS, "logprobs"},
+    {OUTPUT, CONTENT, "content"},
+    {LOGPROBS, TOKENS, "content"},
+    {TOKEN, TOKEN_TEXT, "token"},
+    {TOKEN, TOKEN_BYTES, "bytes"},
+    {TOKEN, TOKEN_LOGPROB, "logprob"},
+    {TOKEN, TOPS, "top_logprobs"},
+    {TOP, TOP_TEXT, "token"},
+    {TOP, TOP_BYTES, "bytes"},
     {TOP, TOP_LOGPROB, "logprob"},
 };
 
@@ -80,20 +91,20 @@ element_of(uint8_t node)
 }
 
 enum state {
-    BEFORE,     /* the document */
-    VALUE,      /* a value must come */
-    STRING,     /* inside the string of a value */
-    NAME,       /* inside a member's name */
-    ESCAPE,     /* after a backslash, of STRING or NAME (r->fresh says which) */
-    UNICODE,    /* inside \uXXXX */
-    COLON,      /* after a name */
-    SCALAR,     /* inside a number or word */
-    AFTER,      /* a value: comma or end */
-    SKIP,       /* inside a value that nobody wants */
+    BEFORE,  /* the document */
+    VALUE,   /* a value must come */
+    STRING,  /* inside the string of a value */
+    NAME,    /* inside a member's name */
+    ESCAPE,  /* after a backslash, of STRING or NAME (r->fresh says which) */
+    UNICODE, /* inside \uXXXX */
+    COLON,   /* after a name */
+    SCALAR,  /* inside a number or word */
+    AFTER,   /* a value: comma or end */
+    SKIP,    /* inside a value that nobody wants */
     SKIP_STRING,
     SKIP_ESCAPE,
-    DONE,       /* after the document */
-    BROKEN,     /* until the next one */
+    DONE,   /* after the document */
+    BROKEN, /* until the next one */
 };
 
 enum line { LINE_START, LINE_DATA, LINE_SPACE, LINE_OTHER };
@@ -604,8 +615,8 @@ end_document(struct ag_reply_reader *r)
     r->ignored = 0;
 }
 
-/* --- text/event-stream (WHATWG HTML, 9.2.6): lines end in \n, \r or both; the data lines
- * of an event are one document; an empty line ends it --- */
+/* --- text/event-stream (WHATWG HTML, 9.2.6): lines end in \n, \r or both; the data
+ * lines of an event are one document; an empty line ends it --- */
 
 static const uint8_t *
 feed_data_line(struct ag_reply_reader *r, const uint8_t *p, const uint8_t *end)

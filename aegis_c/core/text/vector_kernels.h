@@ -1,9 +1,10 @@
-/* The functions of vector_math.c for one width: LANES doubles in a VDOUBLE, as many words
- * in a VWORD, TARGET the instructions that may be used, NAMED(f) the functions' names. No
- * include guard: read once for each width. Vectors go by pointer, since how they are
- * passed depends on the instructions. */
+/* The functions of vector_math.c for one width: LANES doubles in a VDOUBLE, as many
+ * words in a VWORD, TARGET the instructions that may be used, NAMED(f) the functions'
+ * names. No include guard: read once for each width. Vectors go by pointer, since how
+ * they are passed depends on the instructions. */
 
-/* e^x = 2^k * e^r, |r| <= ln(2) / 2, the latter by its Taylor polynomial of degree 11. */
+/* e^x = 2^k * e^r, |r| <= ln(2) / 2, the latter by its Taylor polynomial of degree 11.
+ */
 INLINE void
 NAMED(exp_lanes)(const VDOUBLE *from, VDOUBLE *to)
 {

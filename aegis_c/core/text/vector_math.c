@@ -3,9 +3,9 @@
 #include <stdint.h>
 #include <string.h>
 
-/* GCC's vector extension: one source for SSE2 (or what the target has), AVX2 and AVX-512,
- * chosen when called. The order of additions depends on the width: the last bits of a sum
- * may differ between machines. */
+/* GCC's vector extension: one source for SSE2 (or what the target has), AVX2 and
+ * AVX-512, chosen when called. The order of additions depends on the width: the last
+ * bits of a sum may differ between machines. */
 typedef double vdouble4 __attribute__((vector_size(32)));
 typedef uint64_t vword4 __attribute__((vector_size(32)));
 typedef double vdouble8 __attribute__((vector_size(64)));

@@ -17,8 +17,8 @@ struct ag_exp_sums {
     double logs;     /* of x */
 };
 
-/* p[i] = e^x[i] for n numbers from AG_LOGPROB_LEAST to 700, within 1e-14, relative; both
- * arrays have room up to the next multiple of AG_LANES, which is overwritten. */
+/* p[i] = e^x[i] for n numbers from AG_LOGPROB_LEAST to 700, within 1e-14, relative;
+ * both arrays have room up to the next multiple of AG_LANES, which is overwritten. */
 void ag_exp_many(double *x, size_t n, double *p, struct ag_exp_sums *sums);
 
 double ag_exp(double x);

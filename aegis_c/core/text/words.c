@@ -36,7 +36,8 @@ count_gram(struct ag_words *w)
         hash = (hash ^ w->recent[(w->words + i) % AG_GRAM]) * 0x9e3779b97f4a7c15u;
         hash ^= hash >> 32;
     }
-    uint32_t *slot = &w->gram[hash & (AG_GRAM_SLOTS - 1)], tag = (uint32_t)(hash >> 32) | 1u;
+    uint32_t *slot = &w->gram[hash & (AG_GRAM_SLOTS - 1)],
+             tag = (uint32_t)(hash >> 32) | 1u;
     w->repeated += *slot == tag;
     w->grams++;
     *slot = tag;
@@ -138,7 +139,8 @@ length_by_lead(uint8_t lead)
     return lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
 }
 
-/* What is pending, as far as it is complete or cannot become so; `last`: no more comes. */
+/* What is pending, as far as it is complete or cannot become so; `last`: no more comes.
+ */
 static void
 take_pending(struct ag_words *w, bool last)
 {

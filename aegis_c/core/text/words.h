@@ -1,15 +1,15 @@
 /* The words of a text: entropy of their histogram, repeated 4-grams, change of script.
  * The text comes in pieces cut anywhere, also inside a character; constant memory.
  *
- *     word        letters and ASCII digits in a row, A-Z folded; one of the scripts without
- *                 spaces (Han with kana, Thai) is one word a character
- *     entropy     log2 N - (1/N) sum c log2 c over the counts c of N words, bits a word.
- *                 Exact while the table has room; afterwards a new word is counted with
- *                 another one, which can only make it smaller
- *     repetition  share of 4-grams of words that came before (the "seq-rep-4" of Welleck
- *                 et al. 2019). A bounded memory forgets: never more than the true share
- *     switch      a script settles with AG_SCRIPT_RUN letters of it in a row; a switch is
- *                 the settling of another one than before
+ *     word        letters and ASCII digits in a row, A-Z folded; in the scripts without
+ *                 spaces (Han with kana, Thai) every character
+ *     entropy     log2 N - (1/N) sum c log2 c over the counts c of N words, bits a
+ *                 word. Exact while the table has room; afterwards a new word counts
+ *                 with another one, which can only make it smaller
+ *     repetition  share of 4-grams of words that came before (the "seq-rep-4" of
+ *                 Welleck et al. 2019); a bounded memory forgets, so at most that
+ *     switch      a script settles with AG_SCRIPT_RUN letters of it in a row; a switch
+ *                 is the settling of another one than before
  */
 #ifndef AG_TEXT_WORDS_H
 #define AG_TEXT_WORDS_H
@@ -19,11 +19,11 @@
 
 #include "text/script.h"
 
-#define AG_WORD_SLOTS 2048  /* words told apart; a power of two */
-#define AG_WORD_PROBES 8    /* slots that are tried for one word */
-#define AG_GRAM 4           /* words */
-#define AG_GRAM_SLOTS 4096  /* 4-grams remembered; a power of two */
-#define AG_SCRIPT_RUN 16    /* letters */
+#define AG_WORD_SLOTS 2048 /* words told apart; a power of two */
+#define AG_WORD_PROBES 8   /* slots that are tried for one word */
+#define AG_GRAM 4          /* words */
+#define AG_GRAM_SLOTS 4096 /* 4-grams remembered; a power of two */
+#define AG_SCRIPT_RUN 16   /* letters */
 
 struct ag_words {
     uint64_t octets, characters, damaged; /* damaged: ill-formed sequences of UTF-8 */
