@@ -36,11 +36,12 @@ struct ag_ledger {
     char private_dir[PATH_MAX - 128];
     char archive[PATH_MAX];
     char origin[AG_ORIGIN_MAX + 1];
-    uint8_t secret[AG_HASH_SIZE]; /* default subject secret */
+    uint8_t secret[AG_HASH_SIZE]; /* default subject secret ... */
+    struct ag_hmac secret_taken;  /* ... as commitments start from it */
     uint64_t publish_gap_ns, publish_max_ns, close_max_ns;
     int lock_fd;
     struct ag_wakeup wakeup;
-    pid_t pid;
+    uint64_t process; /* that opened it: see base/process.h */
     pthread_t thread;
 
     pthread_mutex_t lock;
@@ -50,7 +51,7 @@ struct ag_ledger {
     uint64_t submitted;
     uint64_t wanted_published; /* size that somebody waits for */
     uint64_t close_by_ns;      /* closing: give up then; 0 while open */
-    bool reopening;            /* the thread has the producer side */
+    atomic_bool reopening;     /* the thread has the producer side; set under `lock` */
     bool thread_ended;         /* but for freeing the ledger, when it is left to it */
     bool left_to_thread;       /* closing gave up: the thread frees */
     struct ag_error failure;   /* what stopped the log, while reopening */
