@@ -1,6 +1,6 @@
 """How 128 connections spread over four workers, for three ways of sharing one port.
 
-    python -m benchmarks.gateway.spread [--json FILE]
+    python -m benchmarks.gateway.spread [--json FILE] [--png FOLDER]
 
 `reuseport`: a listening socket each, the kernel picks by a hash of the addresses. `shared`: one
 socket, whoever is woken first accepts. `fair`: the same socket, and who holds more connections
@@ -131,9 +131,27 @@ async def _serve(
     await Server(served, Settings(), listener, board, number).serve()
 
 
+def draw(results: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+    """Connections of each worker, fewest first, as spread.png: the median over the runs."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    for place, (way, runs) in enumerate(results.items()):
+        ordered = zip(*(sorted(run["connections"]) for run in runs), strict=True)
+        heights = [statistics.median(each) for each in ordered]
+        axes.bar([n + 0.25 * place for n in range(WORKERS)], heights, 0.25, label=way)
+    axes.axhline(CONNECTIONS / WORKERS, color="black", linewidth=0.8)
+    axes.set(xlabel="worker, by its connections", ylabel=f"of {CONNECTIONS} connections")
+    axes.set_xticks([n + 0.25 for n in range(WORKERS)], [str(n + 1) for n in range(WORKERS)])
+    axes.legend()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "spread.png", dpi=80)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway.spread")
     parser.add_argument("--json", type=Path, help="write the results there")
+    parser.add_argument("--png", type=Path, help="draw the spread into this folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     options = parser.parse_args()
@@ -155,6 +173,8 @@ def main() -> int:
         )
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
+    if options.png is not None:
+        draw(results, options.png)
     return 0
 
 

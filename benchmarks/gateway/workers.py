@@ -4,8 +4,9 @@
 
 The mock upstream, the load generator and the workers share all cores, so the figures say how more
 workers compare with fewer on this machine, not what a core can do (python -m benchmarks.gateway
-does). Health sweeps run beside bare uvicorn, whose own ratio is the yardstick. With --png the
-sweeps are drawn (needs matplotlib).
+does). Health sweeps run beside bare uvicorn, whose own ratio is the yardstick: at each c from 4
+on, throughput / best must be at least that ratio - 0.05. With --png both are drawn, as health.png
+and workers.png (extra `bench`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from benchmarks.machine import describe, resident_bytes
 
 WORKERS = (1, 2, 4)
 CALLS = (8, 64, 256)
-SWEEP = (1, 4, 16, 64, 128)
+SWEEP = (1, 4, 8, 16, 32, 64, 128)
+FLAT = 0.05  # that throughput / best may be below bare uvicorn's
 
 
 class Everywhere(Process):
@@ -134,6 +136,16 @@ def show(results: dict[str, Any]) -> None:
         cells = " | ".join(f"{r['rps']:,.0f} ({r['ratio']:.2f})" for r in rows.values())
         print(f"| {name} | {cells} |")
 
+    print()
+    for name, rows in [*sweeps(results).items()][1:]:
+        worst = min(
+            (row["ratio"] - results["bare"][c]["ratio"], c) for c, row in rows.items() if c >= 4
+        )
+        word = "flat" if worst[0] >= -FLAT else "NOT flat"
+        print(
+            f"{name}: {word}: at its worst {worst[0]:+.2f} of bare uvicorn's ratio, at c={worst[1]}"
+        )
+
 
 def sweeps(results: dict[str, Any]) -> dict[str, dict[int, dict[str, float]]]:
     found = {"bare uvicorn, /health": results["bare"]}
@@ -145,16 +157,29 @@ def sweeps(results: dict[str, Any]) -> dict[str, dict[int, dict[str, float]]]:
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """The sweeps as health.png."""
-    from matplotlib import pyplot  # type: ignore[import-not-found]
+    """The sweeps as health.png; calls a second and their p99 as workers.png."""
+    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for name, rows in sweeps(results).items():
         axes.plot(list(rows), [row["rps"] for row in rows.values()], marker="o", label=name)
-    axes.set(xscale="log", xlabel="connections", ylabel="answers a second", ylim=(0, None))
-    axes.legend()
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "health.png", dpi=120)
+    axes.set(xlabel="connections", ylabel="answers a second", ylim=(0, None))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(SWEEP, map(str, SWEEP))
+    axes.legend(fontsize="small")
+    figure.savefig(folder / "health.png", dpi=80)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(7, 3.5), layout="constrained")
+    for place, (workers, row) in enumerate(results["workers"].items()):
+        at = [index + 0.25 * place for index in range(len(CALLS))]
+        found = row["calls"].values()
+        left.bar(at, [one["rps"] for one in found], 0.25, label=f"{workers} workers")
+        right.bar(at, [one["p99_ms"] for one in found], 0.25)
+    for axes, label in ((left, "calls a second"), (right, "p99, ms")):
+        axes.set(xlabel="connections", ylabel=label)
+        axes.set_xticks([index + 0.25 for index in range(len(CALLS))], map(str, CALLS))
+    left.legend(fontsize="small")
+    figure.savefig(folder / "workers.png", dpi=80)
 
 
 def main() -> int:

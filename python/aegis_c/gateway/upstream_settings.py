@@ -180,7 +180,8 @@ class Upstream(Table):
     @property
     def has_key_files(self) -> bool:
         """True when a key lies in a file, which may have another content now."""
-        return any(one.api_key_file is not None for one in (self, *self.targets))
+        files = [self.api_key_file, *(target.api_key_file for target in self.targets)]
+        return any(file is not None for file in files)
 
     def bearer(self) -> str | None:
         """The key to send, from the settings or from its file. Raises ValueError."""
