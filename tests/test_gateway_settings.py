@@ -221,6 +221,13 @@ def test_the_nearest_variable_is_offered(monkeypatch: pytest.MonkeyPatch) -> Non
         load_settings()
 
 
+def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AEGIS_KEYS", '[{"sha256": "secret"')
+    with pytest.raises(SettingsError, match=r"AEGIS_KEYS: must be JSON: .*char 20") as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)
+
+
 LIMIT_SETS = ("key", "tenant", "model", "ip", "total", "tenants", "models")  # described once
 
 

@@ -74,6 +74,11 @@ def bare(_: str) -> ASGIApp:
     return _app(answer)
 
 
+def bare_app() -> ASGIApp:
+    """The same for uvicorn's own command, which can start several workers."""
+    return bare("")
+
+
 def passthrough(url: str) -> ASGIApp:
     """The floor of a proxy: the gateway's own upstream pool and not one check or record."""
     pool: Pool | None = None

@@ -4,9 +4,9 @@
 
 The mock upstream, the load generator and the workers share all cores, so the figures say how more
 workers compare with fewer on this machine, not what a core can do (python -m benchmarks.gateway
-does). Health sweeps run beside bare uvicorn, whose own ratio is the yardstick: at each c from 4
-on, throughput / best must be at least that ratio - 0.05. With --png both are drawn, as health.png
-and workers.png (extra `bench`).
+does). Health sweeps run beside bare uvicorn with as many workers, whose own ratio is the
+yardstick: at each c from 4 on, throughput / best must be at least that ratio - 0.05. With --png
+both are drawn, as health.png and workers.png (extra `bench`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from benchmarks.gateway.harness import CHAT, Bench, Process, Target, _request, _
 from benchmarks.machine import describe, resident_bytes
 
 WORKERS = (1, 2, 4)
+SWEPT = (1, 4)  # of them, where health is swept
 CALLS = (8, 64, 256)
 SWEEP = (1, 4, 8, 16, 32, 64, 128)
 FLAT = 0.05  # that throughput / best may be below bare uvicorn's
@@ -68,6 +70,22 @@ def start(bench: Bench, upstream: Target, workers: int) -> tuple[Target, float]:
     return target, time.monotonic() - process.started
 
 
+def plain(bench: Bench, workers: int) -> Target:
+    """Bare uvicorn with so many workers, on all cores."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.gateway.servers:bare_app"]
+    command += ["--workers", str(workers), "--port", str(port), "--no-access-log"]
+    command += ["--http", "httptools", "--loop", "uvloop", "--backlog", "2048"]
+    process = Everywhere(command, bench.folder / f"bare-{workers}.log")
+    bench._processes.append(process)
+    target = Target(f"bare, {workers} workers", process, port)
+    while process.log.read_text().count("Application startup complete") < workers:
+        time.sleep(0.01)
+    return target
+
+
 def load(bench: Bench, port: int, connections: int, seconds: float, path: str) -> dict[str, float]:
     """Answers a second and p99; raises RuntimeError when a reply was wrong."""
     done = subprocess.run(
@@ -96,17 +114,19 @@ def children(pid: int) -> list[int]:
 
 
 def measure(folder: Path, seconds: float) -> dict[str, Any]:
-    results: dict[str, Any] = {"machine": describe(folder), "workers": {}}
+    results: dict[str, Any] = {"machine": describe(folder), "workers": {}, "bare": {}}
     with Bench(folder) as bench:
         upstream = bench.upstream()
         os.sched_setaffinity(upstream.process.pid, os.sched_getaffinity(0))
-        bare = bench.server("bare", upstream)
-        results["bare"] = sweep(bench, bare.port, seconds, "/health")
+        for workers in SWEPT:
+            bare = plain(bench, workers)
+            results["bare"][workers] = sweep(bench, bare.port, seconds, "/health")
+            bench.stop(bare)
         for workers in WORKERS:
             target, ready = start(bench, upstream, workers)
             row: dict[str, Any] = {"ready_s": ready}
             row["calls"] = {c: load(bench, target.port, c, seconds, CHAT) for c in CALLS}
-            if workers != 2:
+            if workers in SWEPT:
                 row["health"] = sweep(bench, target.port, seconds, "/health")
                 row["deep"] = sweep(bench, target.port, seconds, "/health?deep=1")
             pids = [target.process.pid] if workers == 1 else children(target.process.pid)
@@ -137,9 +157,13 @@ def show(results: dict[str, Any]) -> None:
         print(f"| {name} | {cells} |")
 
     print()
-    for name, rows in [*sweeps(results).items()][1:]:
+    for name, rows in sweeps(results).items():
+        if "uvicorn" in name:
+            continue
         worst = min(
-            (row["ratio"] - results["bare"][c]["ratio"], c) for c, row in rows.items() if c >= 4
+            (row["ratio"] - results["bare"][int(name.split()[0])][c]["ratio"], c)
+            for c, row in rows.items()
+            if c >= 4
         )
         word = "flat" if worst[0] >= -FLAT else "NOT flat"
         print(
@@ -148,7 +172,7 @@ def show(results: dict[str, Any]) -> None:
 
 
 def sweeps(results: dict[str, Any]) -> dict[str, dict[int, dict[str, float]]]:
-    found = {"bare uvicorn, /health": results["bare"]}
+    found = {f"{n} workers, bare uvicorn": rows for n, rows in results["bare"].items()}
     for workers, row in results["workers"].items():
         for kind in ("health", "deep"):
             if kind in row:

@@ -3,7 +3,8 @@
 A check charges a key of its own in the shared tables of limits, takes a place among the calls, goes
 through the background queue, waits until what was submitted is durable, and proves one entry
 against the tree. It leaves no entry and asks no upstream. However many callers ask at a time, one
-check runs, and all of them get its result.
+check runs, and all of them get its result; a good one is told for _FRESH seconds, so that no flood
+of checks can keep calls from being served.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aegis_c.gateway.hot.adapters.openai import examine_chat
 if TYPE_CHECKING:
     from aegis_c.gateway.runtime import Runtime
 
+_FRESH: Final = 0.05  # seconds; a bad result is never kept
 _SECONDS: Final = 5.0  # for one stage
 _BODY: Final = b'{"model":"health","messages":[{"role":"user","content":"Are you well?"}]}'
 
@@ -31,11 +33,16 @@ class DeepHealth:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._running: asyncio.Task[tuple[int, bytes]] | None = None
+        self._good = 503, b""
+        self._good_until = 0.0
 
     async def check(self) -> tuple[int, bytes]:
         """Status and JSON body: 200 when every stage works, else 503."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._good_until:
+            return self._good
         if self._running is None:
-            self._running = asyncio.get_running_loop().create_task(self._check())
+            self._running = loop.create_task(self._check())
             self._running.add_done_callback(self._done)
         return await asyncio.shield(self._running)
 
@@ -71,7 +78,10 @@ class DeepHealth:
             "stages": stages,
             "ledger": self._numbers(),
         }
-        return 200 if well else 503, json.dumps(body).encode()
+        result = 200 if well else 503, json.dumps(body).encode()
+        if well:
+            self._good, self._good_until = result, asyncio.get_running_loop().time() + _FRESH
+        return result
 
     async def _judge(self) -> None:
         """What a body goes through before it is admitted."""

@@ -422,7 +422,9 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         raise SettingsError(_explain(error, file, text)) from None
     except ValueError as error:  # JSON in a variable that does not parse
-        raise SettingsError(str(error)) from None
+        field = re.search(r'field "(\w+)"', str(error))
+        variable = "an AEGIS_ variable" if field is None else f"AEGIS_{field[1].upper()}"
+        raise SettingsError(f"{variable}: must be JSON: {error.__cause__ or error}") from None
     values = {name: getattr(loaded, name) for name in Settings.model_fields}
     return Settings.model_construct(loaded.model_fields_set, **values)
 
