@@ -7,6 +7,7 @@ import hmac
 import itertools
 import json
 import os
+import signal
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -28,7 +29,8 @@ from aegis_c.gateway.background.analyst import ANALYSIS_MAX, HELD_MAX, INLINE_MA
 from aegis_c.gateway.background.webhook import Webhook
 from aegis_c.gateway.evidence import uuid7
 from aegis_c.gateway.settings import Settings
-from gateway_rig import ADMIN, ASK, AUDITOR, KEY, Rig, gateway, run, settings, until
+from gateway_process import RUN, Process, entries, serving
+from gateway_rig import ADMIN, ASK, AUDITOR, KEY, Rig, gateway, request, run, settings, until
 
 SECRET = "webhook-secret-0001"
 FINDING = {"kind": "loop", "reason": "said again and again", "value": 9.0, "threshold": 3.0}
@@ -477,5 +479,64 @@ def test_settings_reach_a_running_gateway(tmp_path: Path) -> None:
                 return bool(receiver.bodies)
 
             await until(arrived)
+
+    run(main())
+
+
+# -- the end of the process --------------------------------------------------------------------
+
+SLOW = f"""
+import time
+import aegis_c.gateway.runtime as runtime
+
+class Slow(runtime.ResponseAnalyser):
+    def analyse(self, body, *, model, session=None):
+        time.sleep(0.3)
+        return {{"available": True, "findings": [{FINDING!r}]}}
+
+runtime.ResponseAnalyser = Slow
+{RUN}
+"""
+
+
+def test_what_was_not_looked_at_when_the_process_died_is_recorded_all_the_same(
+    tmp_path: Path,
+) -> None:
+    """The calls are in the log, each analysis that is there names one, and alerts are kept."""
+    count = 8
+
+    async def kept(process: Process) -> list[dict[str, Any]]:
+        async with process.client() as client:
+            await client.write(request(b"", method="GET", path="/admin/alerts", secret=ADMIN))
+            found: list[dict[str, Any]] = json.loads((await client.reply()).body)["data"]
+            return found
+
+    async def main() -> None:
+        async with upstream.running(says("x" * INLINE_MAX)) as up:
+            async with serving(tmp_path, up.url, code=SLOW) as process:
+
+                async def ask() -> None:
+                    async with process.client() as client:
+                        await client.write(request())
+                        assert (await client.reply()).status == 200
+
+                await asyncio.gather(*(ask() for _ in range(count)))
+
+                async def begun() -> bool:
+                    return bool(await kept(process))
+
+                await until(begun)
+                before = await kept(process)
+                assert await process.end(signal.SIGKILL) == -signal.SIGKILL
+            found = await entries(tmp_path)
+            calls = [i for i, e in enumerate(found) if e["kind"] == "call"]
+            analyses = [e["of"] for e in found if e["kind"] == "analysis"]
+            assert len(calls) == count
+            assert 1 <= len(analyses) < count  # the rest was queued
+            assert len(set(analyses)) == len(analyses) and set(analyses) <= set(calls)
+            async with serving(tmp_path, up.url) as process:
+                again = await kept(process)
+                assert [a for a in again if a in before] == before
+                assert {a["of"] for a in again} <= set(analyses)
 
     run(main())
