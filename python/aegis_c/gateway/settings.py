@@ -48,6 +48,8 @@ TOOL_VARIABLES = frozenset(
         "AEGIS_CONFIG",
         "AEGIS_COVERAGE",
         "AEGIS_DEBUG",
+        "AEGIS_IO",
+        "AEGIS_IO_RULES",
         "AEGIS_NO_APT",
         "AEGIS_OPENSSL",
         "AEGIS_PYTHON",
