@@ -24,7 +24,7 @@ def reply(octets: int, *, logprobs: bool = False) -> bytes:
     if logprobs:
         tokens = []
         for number in range(max(1, octets // 1300)):
-            top = [{"token": f" w{number}-{k}", "logprob": -0.1 - 0.4 * k} for k in range(20)]
+            top = [{"token": f" w{number}-{k}", "logprob": -0.5 - 0.9 * k} for k in range(20)]
             tokens.append({**top[0], "top_logprobs": top})
         choice["logprobs"] = {"content": tokens}
     text = " ".join(f"word{number * 7919 % 5003}" for number in range(max(1, octets // 9)))

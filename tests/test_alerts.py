@@ -328,7 +328,8 @@ class Finds(ResponseAnalyser):
 
     def analyse(self, body: bytes, *, model: str, session: str | None = None) -> dict[str, Any]:
         found = [FINDING] * body.count(b"LOOP")
-        return {"available": True, "mean": 1.5, "findings": found}
+        text = {"entropy": 3.5, "repetition": 0.25}
+        return {"available": True, "mean": 1.5, "findings": found, "text": text}
 
 
 @asynccontextmanager
@@ -381,6 +382,9 @@ def test_a_finding_is_recorded_listed_sent_and_counted(tmp_path: Path, size: int
                     'aegis_analyses_total{result="available"} 1.0',
                     'aegis_findings_total{kind="loop"} 1.0',
                     'aegis_reply_entropy_bits_bucket{le="1.5"} 1.0',
+                    "aegis_reply_word_entropy_bits_sum 3.5",
+                    "aegis_reply_repetition_ratio_sum 0.25",
+                    "aegis_reply_surprisal_bits_count 0.0",
                     "aegis_alerts_total 1.0",
                     'aegis_webhook_alerts_total{result="delivered"} 1.0',
                     "aegis_webhook_retries_total 1.0",

@@ -138,7 +138,7 @@ def test_contention_measures_every_way_and_draws_it(results: Path) -> None:
 
 
 def test_the_loop_goes_on_while_the_disk_stalls_and_long_replies_come(results: Path) -> None:
-    """Not a judgement of speed: a loop that waited for the disk would be late by the whole stall."""
+    """No judgement of speed: a loop that waited for the disk would be late by the whole stall."""
     (row,) = json.loads((results / "lag.json").read_text())["rows"]
     assert row["stalled"] >= 1  # the log did wait for the disk, for 2 s
     assert row["idle_ticks"] > 50 and row["loaded_ticks"] > 10

@@ -83,7 +83,7 @@ class LoopHealth(Collector):
         if watch is not None and self._reporter is not None:
             asyncio.get_running_loop().remove_reader(watch.fileno())
             watch.close()
-            self._reporter.join()
+            self._reporter.join(1.0)  # not for ever: it may be writing a log that nobody reads
 
     def _report(self, watch: LoopWatch) -> None:
         while late := watch.wait():

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aegis_c.gateway.analyst")
 
-INLINE_MAX: Final = 4096  # octets of a reply that is looked at on the event loop
+INLINE_MAX: Final = 8192  # octets of a reply that is looked at on the event loop
 HELD_MAX: Final = 64 << 20  # octets of replies that wait; above it no call is admitted
 ANALYSIS_MAX: Final = 1536  # octets of JSON that an entry has room for
 
