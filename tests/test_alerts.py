@@ -25,7 +25,7 @@ from aegis_c.gateway.alert_settings import WebhookSettings
 from aegis_c.gateway.background import alerts as alerts_module
 from aegis_c.gateway.background.alerts import FILE, Alert, Alerts, newest
 from aegis_c.gateway.background.analyser import ResponseAnalyser
-from aegis_c.gateway.background.analyst import ANALYSIS_MAX, HELD_MAX, INLINE_MAX, bounded
+from aegis_c.gateway.background.analyst import ANALYSIS_MAX, HELD_MAX, PIECE, bounded
 from aegis_c.gateway.background.webhook import Webhook
 from aegis_c.gateway.evidence import uuid7
 from aegis_c.gateway.settings import Settings
@@ -326,8 +326,20 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(
 class Finds(ResponseAnalyser):
     """Finds what replies ask it to, so that the path behind is tested whatever is looked for."""
 
-    def analyse(self, body: bytes, *, model: str, session: str | None = None) -> dict[str, Any]:
-        found = [FINDING] * body.count(b"LOOP")
+    def reply(self, *, model: str, session: str | None = None) -> Any:
+        return _Pieces()
+
+
+class _Pieces:
+    def __init__(self) -> None:
+        self._body = b""
+
+    def feed(self, data: bytes) -> None:
+        assert len(data) <= PIECE
+        self._body += data
+
+    def finish(self) -> dict[str, Any]:
+        found = [FINDING] * self._body.count(b"LOOP")
         text = {"entropy": 3.5, "repetition": 0.25}
         return {"available": True, "mean": 1.5, "findings": found, "text": text}
 
@@ -353,7 +365,7 @@ async def listed(rig: Rig, query: str = "", secret: str = ADMIN) -> dict[str, An
     return document
 
 
-@pytest.mark.parametrize("size", [0, INLINE_MAX + 1], ids=["short", "long"])
+@pytest.mark.parametrize("size", [0, PIECE + 1], ids=["short", "long"])
 def test_a_finding_is_recorded_listed_sent_and_counted(tmp_path: Path, size: int) -> None:
     async def main() -> None:
         async with receiving(500) as receiver, upstream.running(says("LOOP" + "x" * size)) as up:
@@ -494,8 +506,14 @@ import time
 import aegis_c.gateway.runtime as runtime
 
 class Slow(runtime.ResponseAnalyser):
-    def analyse(self, body, *, model, session=None):
-        time.sleep(0.3)
+    def reply(self, *, model, session=None):
+        return Pieces()
+
+class Pieces:
+    def feed(self, data):
+        time.sleep(0.02)
+
+    def finish(self):
         return {{"available": True, "findings": [{FINDING!r}]}}
 
 runtime.ResponseAnalyser = Slow
@@ -516,7 +534,7 @@ def test_what_was_not_looked_at_when_the_process_died_is_recorded_all_the_same(
             return found
 
     async def main() -> None:
-        async with upstream.running(says("x" * INLINE_MAX)) as up:
+        async with upstream.running(says("x" * 9 * PIECE)) as up:
             async with serving(tmp_path, up.url, code=SLOW) as process:
 
                 async def ask() -> None:
