@@ -141,7 +141,7 @@ def test_a_secret_is_never_shown_in_a_fault(tmp_path: Path) -> None:
         ("AEGIS_PROT", "1", "AEGIS_PROT: unknown setting"),
         ("AEGIS_UPSTREAM__URLL", "x", "upstream.urll: unknown key"),
         ("AEGIS_PORT", "abc", "port: "),
-        ("AEGIS_KEYS", "{", "keys"),
+        ("AEGIS_KEYS", "{", "AEGIS_KEYS: must be JSON"),
     ],
 )
 def test_faults_in_the_environment(
