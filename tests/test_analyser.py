@@ -459,7 +459,7 @@ def test_choices_follow_each_other_in_a_body_and_only_the_first_is_read_of_a_str
         stream.feed(b"data: %s\n\n" % json.dumps({"choices": [choice]}).encode())
     result = stream.finish()
     assert (result["count"], result["mean"], result["choices"]) == (1, 0.0, 2)
-    assert result["passed_over"] == 1
+    assert result["other_tokens"] == 1
 
 
 # ---- what cannot be analysed -------------------------------------------------------------------

@@ -59,9 +59,10 @@ token_entropy(PyObject *Py_UNUSED(module), PyObject *listed)
     if (fill(&d, listed) < 0) {
         return NULL;
     }
-    if (!ag_distribution_close(&d, 0, NULL, &entropy)) {
+    if (!ag_distribution_close(&d, 0, NULL)) {
         Py_RETURN_NONE;
     }
+    entropy = ag_distribution_entropy(&d);
     return Py_BuildValue("ddd", entropy.lower, entropy.upper, entropy.tail);
 }
 
@@ -82,11 +83,11 @@ token_divergence(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t 
     if (fill(&now, args[0]) < 0 || fill(&before, args[1]) < 0) {
         return NULL;
     }
-    if (!ag_distribution_close(&now, 0, NULL, &unused) ||
-        !ag_distribution_close(&before, 0, NULL, &unused)) {
+    if (!ag_distribution_close(&now, 0, NULL) ||
+        !ag_distribution_close(&before, 0, NULL)) {
         Py_RETURN_NONE;
     }
-    ag_divergence(&now, &before, &kl, &js);
+    ag_divergence(&now, &before, &unused, &kl, &js);
     return Py_BuildValue("dd", kl, js);
 }
 

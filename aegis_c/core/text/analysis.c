@@ -12,15 +12,11 @@ larger(double a, double b)
     return a > b ? a : b;
 }
 
-/* A surprisal that is no number of bits is no part of the sequence. */
+/* `listed`: the token has a list, whose entropy says more than this in the sequence. */
 static void
-add_surprisal(struct ag_analysis *a, double logprob)
+add_surprisal(struct ag_analysis *a, double logprob, bool listed)
 {
-    if (!(logprob <= AG_LOGPROB_MAX)) {
-        a->impossible++;
-        return;
-    }
-    if (!isfinite(logprob)) { /* -inf: drawn though impossible */
+    if (!(logprob <= AG_LOGPROB_MAX) || !isfinite(logprob)) { /* -inf was not drawn */
         a->impossible++;
         return;
     }
@@ -28,22 +24,38 @@ add_surprisal(struct ag_analysis *a, double logprob)
     a->surprisals++;
     a->surprisal_total += bits;
     a->surprisal_max = larger(a->surprisal_max, bits);
-    ag_sequence_add(&a->surprisal, bits);
+    if (!listed) {
+        ag_sequence_add(&a->surprisal, bits);
+    }
 }
 
+/* A usable list: its entropy, and how far it is from the one before. */
 static void
-add_divergence(struct ag_analysis *a)
+add_list(struct ag_analysis *a)
 {
+    const struct ag_distribution *now = &a->lists[a->now];
+    struct ag_entropy entropy;
     double kl = 0.0, js = 0.0;
-    ag_divergence(&a->lists[a->now], &a->lists[!a->now], &kl, &js);
-    a->pairs++;
-    a->kl_total += kl;
-    a->kl_max = larger(a->kl_max, kl);
-    a->js_total += js;
-    if (js > a->js_max) {
-        a->js_max = js;
-        a->js_at = a->tokens - 1;
+    if (!a->has_before) {
+        entropy = ag_distribution_entropy(now);
+    } else {
+        ag_divergence(now, &a->lists[!a->now], &entropy, &kl, &js);
+        a->pairs++;
+        a->kl_total += kl;
+        a->kl_max = larger(a->kl_max, kl);
+        a->js_total += js;
+        if (js > a->js_max) {
+            a->js_max = js;
+            a->js_at = a->tokens;
+        }
     }
+    a->tokens++;
+    a->upper_total += entropy.upper;
+    a->upper_max = larger(a->upper_max, entropy.upper);
+    a->tail_total += entropy.tail;
+    ag_sequence_add(&a->entropy, entropy.lower);
+    a->has_before = true;
+    a->now = !a->now;
 }
 
 /* The token whose list is a->lists[a->now], complete but for the drawn one. */
@@ -51,27 +63,16 @@ static void
 end_token(struct ag_analysis *a, uint64_t key, const double *drawn)
 {
     struct ag_distribution *list = &a->lists[a->now];
-    struct ag_entropy entropy;
+    bool listed = list->listed > 0 || !list->usable;
     if (drawn != NULL) {
-        add_surprisal(a, *drawn);
+        add_surprisal(a, *drawn, listed);
     }
-    if (list->listed == 0 && list->usable) {
-        a->unlisted++;
-        a->has_before = false;
-    } else if (!ag_distribution_close(list, key, drawn, &entropy)) {
-        a->skipped++;
-        a->has_before = false;
+    if (listed && ag_distribution_close(list, key, drawn)) {
+        add_list(a);
     } else {
-        a->tokens++;
-        a->upper_total += entropy.upper;
-        a->upper_max = larger(a->upper_max, entropy.upper);
-        a->tail_total += entropy.tail;
-        ag_sequence_add(&a->entropy, entropy.lower);
-        if (a->has_before) {
-            add_divergence(a);
-        }
-        a->has_before = true;
-        a->now = !a->now;
+        a->skipped += listed;
+        a->unlisted += !listed;
+        a->has_before = false;
     }
     ag_distribution_clear(&a->lists[a->now]);
 }
@@ -83,7 +84,7 @@ on_text(void *to, const uint8_t *text, size_t n)
 {
     struct ag_analysis *a = to;
     if (a->elsewhere) {
-        a->passed_over++;
+        a->other_octets += n;
         return;
     }
     ag_analysis_text(a, text, n);
@@ -132,7 +133,7 @@ on_token(void *to, const struct ag_read_token *t)
 {
     struct ag_analysis *a = to;
     if (a->elsewhere) {
-        a->passed_over++;
+        a->other_tokens++;
         return;
     }
     end_token(a, t->key, t->has_logprob ? &t->logprob : NULL);

@@ -17,12 +17,12 @@
 struct ag_analysis {
     struct ag_reply_reader reader;
     uint64_t octets;
-    uint64_t choices;     /* begun; of a stream: the highest number seen, plus one */
-    bool elsewhere;       /* what comes now belongs to another choice of a stream */
-    uint64_t skipped;     /* tokens with a list that is no part of a distribution */
-    uint64_t unlisted;    /* tokens without a list */
-    uint64_t passed_over; /* tokens and pieces of text of other choices of a stream */
-    uint64_t impossible;  /* logprobs that are NaN or above 0, with or without a list */
+    uint64_t choices;  /* begun; of a stream: the highest number seen, plus one */
+    bool elsewhere;    /* what comes now belongs to another choice of a stream */
+    uint64_t skipped;  /* tokens with a list that is no part of a distribution */
+    uint64_t unlisted; /* tokens without a list */
+    uint64_t other_tokens, other_octets; /* of other choices of a stream: not read */
+    uint64_t impossible; /* logprobs that are NaN or above 0, with or without a list */
     /* tokens with a usable list */
     struct ag_distribution lists[2]; /* the token's, and the one before it in turns */
     int now;

@@ -19,7 +19,8 @@
  *
  * P likewise. r counts as at least AG_TAIL_LEAST (a provider rounds), p as at least
  * AG_P_LEAST, and P and Q are divided by their sums. Of a list longer than AG_TOP_MAX
- * the first AG_TOP_MAX are told apart; the others count in r here.
+ * the first AG_TOP_MAX are told apart; the others count in r here, and the drawn token
+ * counts as one of them.
  *
  *     KL = sum P log2(P / Q)    over every listed token and "any other"
  *     JS = (KL(P, M) + KL(Q, M)) / 2, M = (P + Q) / 2, over every token that both list,
@@ -47,18 +48,19 @@ struct ag_distribution {
     double logprob[AG_TOP_MAX + AG_LANES]; /* at least AG_LOGPROB_LEAST */
     double mass[AG_TOP_MAX + AG_LANES];    /* p, at least AG_P_LEAST */
     uint64_t key[AG_TOP_MAX + AG_LANES];
-    uint16_t tag[AG_TOP_MAX + 16]; /* low half of the key's low half: found by these */
+    uint16_t
+        tag[AG_TOP_MAX + AG_TAGS]; /* low half of the key's low half: found by these */
     uint32_t count;                /* tokens in the arrays */
-    uint32_t least_at; /* index of the smallest logprob of the list as sent */
-    uint32_t listed;   /* tokens, with those beyond the arrays and the drawn one */
-    double sum;        /* of p, of all that is listed */
-    double weighted;   /* sum p logprob */
-    double masses;     /* sum of mass */
-    double self;       /* sum of mass times its natural logarithm */
-    double logs;       /* sum of the natural logarithms of mass */
-    double beyond;     /* of p, of what is listed beyond the arrays */
-    double smallest;   /* q */
-    double tail;       /* r */
+    uint32_t listed; /* tokens, with those beyond the arrays and the drawn one */
+    double sum;      /* of p, of all that is listed */
+    double weighted; /* sum p logprob */
+    double masses;   /* sum of mass */
+    double self;     /* sum of mass times its natural logarithm */
+    double logs;     /* sum of the natural logarithms of mass */
+    double beyond;   /* of p, of what is listed beyond the arrays */
+    double least;    /* the smallest logprob of the list as sent */
+    double smallest; /* q */
+    double tail;     /* r */
     bool usable;
 };
 
@@ -96,11 +98,15 @@ void ag_distribution_fill(struct ag_distribution *d, const uint64_t *keys,
 /* Closes the list; `drawn` is NULL or the drawn token's logprob, which counts unless
  * its key is listed. True and *entropy, or false when these are no part of a
  * distribution: nothing listed, unusable, or a sum above 1 + AG_LOGPROB_MAX. */
-bool ag_distribution_close(struct ag_distribution *d, uint64_t key, const double *drawn,
-                           struct ag_entropy *entropy);
+bool ag_distribution_close(struct ag_distribution *d, uint64_t key,
+                           const double *drawn);
 
-/* Of closed lists that were usable; bits. */
+/* Both that follow are for closed lists that were usable. */
+struct ag_entropy ag_distribution_entropy(const struct ag_distribution *d);
+
+/* The entropy of `now` as well: one pass of logarithms serves all. Bits. */
 void ag_divergence(const struct ag_distribution *now,
-                   const struct ag_distribution *before, double *kl, double *js);
+                   const struct ag_distribution *before, struct ag_entropy *entropy,
+                   double *kl, double *js);
 
 #endif
