@@ -320,7 +320,7 @@ findings_say_where(void)
     struct ag_analysis *a = ag_analysis_new(false, NULL);
     struct ag_finding findings[AG_FINDINGS_MAX];
     ASSERT_NOT_NULL(a);
-    const char *phrase = "over and over, ";
+    const char *phrase = "so it went on, ";
     ag_analysis_text(a, (const uint8_t *)"First this. ", 12);
     for (int i = 0; i < 20; i++) {
         ag_analysis_text(a, (const uint8_t *)phrase, strlen(phrase));
