@@ -47,7 +47,7 @@ typedef uint64_t vword8 __attribute__((vector_size(64)));
 #define LANES 8
 #define VDOUBLE vdouble8
 #define VWORD vword8
-#define TARGET __attribute__((target("avx512f,avx512dq,prefer-vector-width=512")))
+#define TARGET __attribute__((target("avx512f,avx512dq")))
 #define NAMED(function) function##_avx512
 #include "text/vector_kernels.h"
 #endif
