@@ -1,6 +1,6 @@
 /* token_key, token_entropy, token_divergence: one token's list at a time. */
 #include "agpy.h"
-#include "text/entropy.h"
+#include "text/divergence.h"
 
 PyDoc_STRVAR(
     token_key_doc,
@@ -74,8 +74,6 @@ static PyObject *
 token_divergence(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     struct ag_distribution now, before;
-    struct ag_entropy unused;
-    double kl = 0.0, js = 0.0;
     if (nargs != 2) {
         PyErr_SetString(PyExc_TypeError, "token_divergence takes two mappings");
         return NULL;
@@ -87,8 +85,8 @@ token_divergence(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t 
         !ag_distribution_close(&before, 0, NULL)) {
         Py_RETURN_NONE;
     }
-    ag_divergence(&now, &before, &unused, &kl, &js);
-    return Py_BuildValue("dd", kl, js);
+    struct ag_distance found = ag_divergence(&now, &before);
+    return Py_BuildValue("dd", found.kl, found.js);
 }
 
 PyMethodDef agpy_entropy_functions[] = {

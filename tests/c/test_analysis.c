@@ -86,7 +86,8 @@ entropies_by_hand(void)
     NEAR(found.tail, 0.125, 1e-10);
 
     /* Twice as many as are told apart: all count in the sums, in any order of calls. */
-    double logprobs[2 * AG_TOP_MAX], kl = 0.0, js = 0.0;
+    double logprobs[2 * AG_TOP_MAX];
+    struct ag_distance apart;
     uint64_t keys[2 * AG_TOP_MAX];
     for (size_t i = 0; i < 2 * AG_TOP_MAX; i++) {
         logprobs[i] = -log(2.0 * AG_TOP_MAX);
@@ -100,9 +101,9 @@ entropies_by_hand(void)
         ag_distribution_add(&e, keys[i], logprobs[i]);
     }
     ASSERT(ag_distribution_close(&e, keys[70], &logprobs[70]));
-    ag_divergence(&d, &e, &found, &kl, &js);
-    NEAR(kl, 0.0, 1e-9); /* the drawn one is among those beyond */
-    ASSERT(js >= 0.0 && js <= 1.0);
+    apart = ag_divergence(&d, &e);
+    NEAR(apart.kl, 0.0, 1e-9); /* the drawn one is among those beyond */
+    ASSERT(apart.js >= 0.0 && apart.js <= 1.0);
 
     /* The same token all over: no read beyond, no more than a bit. */
     for (size_t i = 0; i < AG_TOP_MAX; i++) {
@@ -112,8 +113,8 @@ entropies_by_hand(void)
     ag_distribution_fill(&e, keys, logprobs, AG_TOP_MAX);
     ASSERT(ag_distribution_close(&d, 7, logprobs) &&
            ag_distribution_close(&e, 8, logprobs));
-    ag_divergence(&d, &e, &found, &kl, &js);
-    ASSERT(isfinite(kl) && js >= 0.0 && js <= 1.0);
+    apart = ag_divergence(&d, &e);
+    ASSERT(isfinite(apart.kl) && apart.js >= 0.0 && apart.js <= 1.0);
 
     static const double bad[] = {NAN, INFINITY, 0.5, 2.0};
     for (size_t i = 0; i < 4; i++) {
@@ -298,6 +299,40 @@ full_tables_stay_bounded(void)
     ag_free(a);
 }
 
+/* Blocks of tokens are measured as single tokens are, whatever the block's end is. */
+static void
+blocks_are_as_single_tokens(void)
+{
+    enum { TOKENS = 37, K = 5 };
+    double logprobs[TOKENS * K], drawn[TOKENS];
+    uint64_t keys[TOKENS * K], drawn_keys[TOKENS], seed = check_seed(5);
+    for (size_t i = 0; i < TOKENS; i++) {
+        for (size_t j = 0; j < K; j++) {
+            keys[i * K + j] = check_random(&seed) % 9 * 0x10001;
+            logprobs[i * K + j] = -1.7 - (double)(check_random(&seed) % 1000) / 100.0;
+        }
+        drawn[i] = i % 7 == 3 ? NAN : -3.0;
+        drawn_keys[i] = check_random(&seed) % 12 * 0x10001;
+    }
+    logprobs[11 * K] = 2.0; /* no distribution */
+    struct ag_analysis *whole = ag_analysis_new(false, NULL);
+    struct ag_analysis *parts = ag_analysis_new(false, NULL);
+    ASSERT(whole != NULL && parts != NULL);
+    ag_analysis_tokens(whole, drawn, drawn_keys, logprobs, keys, TOKENS, K);
+    for (size_t i = 0; i < TOKENS; i++) {
+        ag_analysis_tokens(parts, drawn + i, drawn_keys + i, logprobs + i * K,
+                           keys + i * K, 1, K);
+    }
+    ASSERT(whole->skipped > 0 && whole->tokens + whole->skipped == TOKENS);
+    ASSERT_EQ(whole->tokens, parts->tokens);
+    ASSERT_EQ(whole->pairs, parts->pairs);
+    ASSERT(whole->kl_total == parts->kl_total && whole->js_total == parts->js_total);
+    ASSERT(whole->entropy.total == parts->entropy.total);
+    ASSERT_EQ(whole->js_at, parts->js_at);
+    ag_free(whole);
+    ag_free(parts);
+}
+
 static void
 memory_may_run_out(void)
 {
@@ -345,6 +380,7 @@ main(void)
     RUN(utf8_is_read_across_cuts);
     RUN(full_tables_stay_bounded);
     RUN(findings_say_where);
+    RUN(blocks_are_as_single_tokens);
     RUN(memory_may_run_out);
     return 0;
 }

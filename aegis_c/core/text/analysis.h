@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "text/entropy.h"
+#include "text/divergence.h"
 #include "text/repetition.h"
 #include "text/reply_reader.h"
 #include "text/sequence.h"
@@ -46,8 +46,8 @@ struct ag_analysis *ag_analysis_new(bool events, const struct ag_session *sessio
 void ag_analysis_feed(struct ag_analysis *a, const uint8_t *data, size_t n);
 void ag_analysis_end(struct ag_analysis *a); /* once, after the last octet */
 
-/* Without a reader: `n` tokens of `k` alternatives each, listed by logprob and key, and
- * the drawn ones (of which `drawn` may be NULL). */
+/* Without a reader: `n` tokens that were drawn, and `k` alternatives of each, by
+ * logprob and key. */
 void ag_analysis_tokens(struct ag_analysis *a, const double *drawn,
                         const uint64_t *drawn_keys, const double *logprobs,
                         const uint64_t *keys, size_t n, size_t k);

@@ -77,10 +77,9 @@ ag_distribution_fill(struct ag_distribution *d, const uint64_t *keys,
     }
 }
 
-/* Index of `key` in the arrays, or -1; `tags` has a bit for each place from `first` on
- * where the low half of the low half is the same. */
-static inline int
-find_among(const struct ag_distribution *d, uint64_t key, uint32_t tags, uint32_t first)
+int
+ag_distribution_find(const struct ag_distribution *d, uint64_t key, uint32_t tags,
+                     uint32_t first)
 {
     for (; tags != 0; tags &= tags - 1) {
         uint32_t j = first + (uint32_t)__builtin_ctz(tags);
@@ -98,14 +97,13 @@ find(const struct ag_distribution *d, uint64_t key)
     for (uint32_t i = 0; i < d->count && at < 0; i += AG_TAGS) {
         uint32_t tags;
         ag_match_tags(d->tag + i, (const uint16_t[]){(uint16_t)key}, 1, &tags);
-        at = find_among(d, key, tags, i);
+        at = ag_distribution_find(d, key, tags, i);
     }
     return at;
 }
 
-/* What the bounds need the logarithms of: min(q, r), and how even the tail can be. */
-static void
-bound_arguments(const struct ag_distribution *d, double argument[2])
+void
+ag_entropy_arguments(const struct ag_distribution *d, double argument[2])
 {
     double r = d->tail;
     double others = d->listed < AG_VOCABULARY_MAX ? AG_VOCABULARY_MAX - d->listed : 1;
@@ -116,8 +114,8 @@ bound_arguments(const struct ag_distribution *d, double argument[2])
     }
 }
 
-static struct ag_entropy
-bounds(const struct ag_distribution *d, const double logs[2])
+struct ag_entropy
+ag_entropy_bounds(const struct ag_distribution *d, const double logs[2])
 {
     double known = d->weighted < 0.0 ? -d->weighted * INV_LN2 : 0.0;
     double lower = known - d->tail * logs[0], upper = known + d->tail * logs[1];
@@ -128,9 +126,9 @@ struct ag_entropy
 ag_distribution_entropy(const struct ag_distribution *d)
 {
     double logs[AG_LANES] = {1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0};
-    bound_arguments(d, logs);
+    ag_entropy_arguments(d, logs);
     ag_log2_many(logs, AG_LANES);
-    return bounds(d, logs);
+    return ag_entropy_bounds(d, logs);
 }
 
 /* Puts the floor under the masses and their logarithms, for divergences. */
@@ -154,7 +152,8 @@ ag_distribution_close(struct ag_distribution *d, uint64_t key, const double *dra
 {
     struct ag_exp_sums sums;
     d->usable = d->usable && d->count > 0;
-    if (d->usable && drawn != NULL && d->listed == d->count && find(d, key) < 0) {
+    if (d->usable && drawn != NULL && d->listed == d->count && d->key[0] != key &&
+        find(d, key) < 0) {
         d->usable = *drawn <= AG_LOGPROB_MAX;
         keep(d, key, *drawn);
     }
@@ -177,147 +176,4 @@ ag_distribution_close(struct ag_distribution *d, uint64_t key, const double *dra
         raise_masses(d);
     }
     return true;
-}
-
-/* One of the two sides of a divergence, divided by its sum. */
-struct side {
-    double scale;                  /* 1 / sum */
-    double missing, of_all, other; /* e, e times the missing tokens, any other token */
-};
-
-static struct side
-side_of(const struct ag_distribution *d, uint32_t missing)
-{
-    double r = d->tail + d->beyond;
-    r = r > AG_TAIL_LEAST ? r : AG_TAIL_LEAST;
-    double share = r / (missing + 1.0);
-    double e = d->smallest > AG_P_LEAST ? d->smallest : AG_P_LEAST;
-    e = e < share ? e : share;
-    double scale = 1.0 / (d->masses + r), all = missing * e;
-    return (struct side){scale, e * scale, all * scale, (r - all) * scale};
-}
-
-/* Index in `now` and in `before` of every token that both list; returns how many. */
-static uint32_t
-align(const struct ag_distribution *now, const struct ag_distribution *before,
-      uint8_t shared[AG_TOP_MAX][2])
-{
-    uint32_t tags[AG_TOP_MAX], n = 0;
-    for (uint32_t first = 0; first < before->count; first += AG_TAGS) {
-        uint64_t maybe = 0; /* which of `now` have a candidate: no branch for each */
-        ag_match_tags(before->tag + first, now->tag, now->count, tags);
-        for (uint32_t i = 0; i < now->count; i++) {
-            maybe |= (uint64_t)(tags[i] != 0) << i;
-        }
-        for (; maybe != 0 && n < AG_TOP_MAX; maybe &= maybe - 1) {
-            uint32_t i = (uint32_t)__builtin_ctzll(maybe);
-            int j = find_among(before, now->key[i], tags[i], first);
-            if (j >= 0) {
-                shared[n][0] = (uint8_t)i;
-                shared[n++][1] = (uint8_t)j;
-            }
-        }
-    }
-    return n;
-}
-
-static inline double
-positive(double x)
-{
-    return x > 1e-300 ? x : 1e-300; /* a mass that may be 0, for its logarithm */
-}
-
-/* Logarithms that both divergences need, in the order in which they are computed. */
-enum {
-    P_SCALE,
-    Q_SCALE,
-    P_MISSING,
-    Q_MISSING,
-    P_OTHER,
-    Q_OTHER,
-    M_OTHER,
-    P_ONLY,
-    Q_ONLY,
-    P_ALL,
-    Q_ALL,
-    M_P_ONLY,
-    M_Q_ONLY,
-    BOUNDS,
-    SINGLE_LOGS = 16
-};
-
-void
-ag_divergence(const struct ag_distribution *now, const struct ag_distribution *before,
-              struct ag_entropy *entropy, double *kl, double *js)
-{
-    uint8_t shared[AG_TOP_MAX][2];
-    double m[AG_TOP_MAX], logs[SINGLE_LOGS + AG_TOP_MAX + AG_LANES];
-    const uint32_t n = align(now, before, shared);
-    const uint32_t p_only = now->count - n;
-    const uint32_t q_only = before->count > n ? before->count - n : 0;
-    const struct side p = side_of(now, q_only), q = side_of(before, p_only);
-
-    /* over the tokens that both list */
-    double p_mass = 0.0, q_mass = 0.0, p_self = 0.0, q_self = 0.0, cross = 0.0,
-           q_logs = 0.0;
-    for (uint32_t s = 0; s < n; s++) {
-        uint32_t i = shared[s][0], j = shared[s][1];
-        double log_q = before->logprob[j];
-        p_mass += now->mass[i];
-        q_mass += before->mass[j];
-        p_self += now->mass[i] * now->logprob[i];
-        q_self += before->mass[j] * log_q;
-        cross += now->mass[i] * log_q;
-        q_logs += log_q;
-        m[s] = (now->mass[i] * p.scale + before->mass[j] * q.scale) * 0.5;
-        logs[SINGLE_LOGS + s] = m[s];
-    }
-    for (uint32_t s = n; s % AG_LANES != 0; s++) {
-        logs[SINGLE_LOGS + s] = 1.0;
-    }
-    double p_alone = (now->masses - p_mass) * p.scale; /* of what only P lists */
-    double q_alone = (before->masses - q_mass) * q.scale;
-    p_alone = p_only > 0 && p_alone > 0.0 ? p_alone : 0.0;
-    q_alone = q_only > 0 && q_alone > 0.0 ? q_alone : 0.0;
-    const double m_other = (p.other + q.other) * 0.5;
-    const double m_p = (p_alone + q.of_all) * 0.5, m_q = (q_alone + p.of_all) * 0.5;
-    logs[P_SCALE] = p.scale;
-    logs[Q_SCALE] = q.scale;
-    logs[P_MISSING] = p.missing;
-    logs[Q_MISSING] = q.missing;
-    logs[P_OTHER] = p.other;
-    logs[Q_OTHER] = q.other;
-    logs[M_OTHER] = m_other;
-    logs[P_ONLY] = positive(p_alone);
-    logs[Q_ONLY] = positive(q_alone);
-    logs[P_ALL] = positive(p.of_all);
-    logs[Q_ALL] = positive(q.of_all);
-    logs[M_P_ONLY] = positive(m_p);
-    logs[M_Q_ONLY] = positive(m_q);
-    bound_arguments(now, logs + BOUNDS);
-    logs[SINGLE_LOGS - 1] = 1.0;
-    ag_log2_many(logs, SINGLE_LOGS + (n + AG_LANES - 1) / AG_LANES * AG_LANES);
-
-    double same =
-        p.scale * (p_self * INV_LN2 + p_mass * logs[P_SCALE]); /* sum P log P */
-    double same_q = q.scale * (q_self * INV_LN2 + q_mass * logs[Q_SCALE]);
-    double mixed =
-        m_other * logs[M_OTHER] + m_p * logs[M_P_ONLY] + m_q * logs[M_Q_ONLY];
-    for (uint32_t s = 0; s < n; s++) {
-        mixed += m[s] * logs[SINGLE_LOGS + s];
-    }
-    double shannon = (same + p_alone * logs[P_ONLY] + p.of_all * logs[P_ALL] +
-                      p.other * logs[P_OTHER] + same_q + q_alone * logs[Q_ONLY] +
-                      q.of_all * logs[Q_ALL] + q.other * logs[Q_OTHER]) *
-                         0.5 -
-                     mixed;
-    double divergence = p.scale * (now->self * INV_LN2 + now->masses * logs[P_SCALE]) -
-                        p.scale * (cross * INV_LN2 + p_mass * logs[Q_SCALE]) -
-                        p_alone * logs[Q_MISSING] +
-                        p.of_all * (logs[P_MISSING] - logs[Q_SCALE]) -
-                        p.missing * (before->logs - q_logs) * INV_LN2 +
-                        p.other * (logs[P_OTHER] - logs[Q_OTHER]);
-    *entropy = bounds(now, logs + BOUNDS);
-    *kl = divergence > 0.0 ? divergence : 0.0;
-    *js = shannon > 0.0 ? (shannon < 1.0 ? shannon : 1.0) : 0.0;
 }

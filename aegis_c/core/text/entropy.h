@@ -1,5 +1,4 @@
-/* What one token's list of alternatives says: entropy with bounds, surprisal, and how
- * far the distribution moved from the last token's.
+/* What one token's list of alternatives says: entropy with bounds.
  *
  * A list names k tokens with their natural log-probabilities; p = e^logprob. What is
  * not listed is the tail, r = max(0, 1 - sum p), spread over tokens that we do not
@@ -10,24 +9,7 @@
  *     lower = known + r log2(1 / min(q, r))   no unlisted token is likelier than q or r
  *     upper = known + r log2((V - k) / r)     the tail is even over all other tokens
  *
- * lower is cut to upper where rounded input would put it above.
- *
- * Divergence of P (this token) from Q (the one before), tokens told apart by their
- * octets. Each of the u tokens that P lists and Q does not has in Q the mass
- *
- *     e_Q = min(q_Q, r_Q / (u + 1)), and any other token together r_Q - u e_Q;
- *
- * P likewise. r counts as at least AG_TAIL_LEAST (a provider rounds), p as at least
- * AG_P_LEAST, and P and Q are divided by their sums. Of a list longer than AG_TOP_MAX
- * the first AG_TOP_MAX are told apart; the others count in r here, and the drawn token
- * counts as one of them.
- *
- *     KL = sum P log2(P / Q)    over every listed token and "any other"
- *     JS = (KL(P, M) + KL(Q, M)) / 2, M = (P + Q) / 2, over every token that both list,
- *          "listed in P only", "listed in Q only" and "any other"
- *
- * JS with outcomes put together is never above the JS without (data processing).
- * (Kullback and Leibler 1951; Lin 1991: 0 <= JS <= 1.) */
+ * lower is cut to upper where rounded input would put it above. */
 #ifndef AG_TEXT_ENTROPY_H
 #define AG_TEXT_ENTROPY_H
 
@@ -101,12 +83,18 @@ void ag_distribution_fill(struct ag_distribution *d, const uint64_t *keys,
 bool ag_distribution_close(struct ag_distribution *d, uint64_t key,
                            const double *drawn);
 
-/* Both that follow are for closed lists that were usable. */
+/* Of a closed list that was usable. */
 struct ag_entropy ag_distribution_entropy(const struct ag_distribution *d);
 
-/* The entropy of `now` as well: one pass of logarithms serves all. Bits. */
-void ag_divergence(const struct ag_distribution *now,
-                   const struct ag_distribution *before, struct ag_entropy *entropy,
-                   double *kl, double *js);
+/* The same in two halves, for who has more logarithms to take: what they are of, min(q,
+ * r) and (V - k) / r, and the bounds from them. */
+void ag_entropy_arguments(const struct ag_distribution *d, double argument[2]);
+struct ag_entropy ag_entropy_bounds(const struct ag_distribution *d,
+                                    const double logs[2]);
+
+/* Index of `key` in the arrays, or -1. `tags` has a bit for each place from `first` on
+ * whose tag is the key's (ag_match_tags). */
+int ag_distribution_find(const struct ag_distribution *d, uint64_t key, uint32_t tags,
+                         uint32_t first);
 
 #endif
