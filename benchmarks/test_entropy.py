@@ -112,7 +112,7 @@ def prose(octets: int) -> str:
 
 PROSE = prose(10_000)
 TEXT_ONLY = json.dumps({"choices": [{"index": 0, "message": {"content": PROSE}}]}).encode()
-LONG = json.dumps({"choices": [{"index": 0, "message": {"content": prose(1_000_000)}}]}).encode()
+LONG = json.dumps({"choices": [{"index": 0, "message": {"content": prose(50_000) * 20}}]}).encode()
 BODIES = {
     "200 tokens of 20": body(200),
     "2,000 tokens of 20": body(2000),
