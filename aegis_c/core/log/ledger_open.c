@@ -95,6 +95,8 @@ read_identity(struct ag_ledger *ledger, const char *path, char vkey[AG_VKEY_MAX]
     } else if (!find_line(s, "origin", ledger->origin, sizeof(ledger->origin)) ||
                !find_line(s, "vkey", vkey, AG_VKEY_MAX)) {
         status = refuse_private_file(path, "identity file lacks a line", err);
+    } else if (ag_origin_check(ledger->origin, NULL) != AG_OK) {
+        status = refuse_private_file(path, "identity file names no origin", err);
     } else if (!find_line(s, "secret", secret, SECRET_NAME + 1)) {
         secret[0] = '\0'; /* of an earlier version */
     }
