@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import crash
 import mutants
 import wal_native as native
 
@@ -18,13 +19,18 @@ def test_crash_states() -> None:
     """20 seconds of crash states, other ones in every run; `./dev crash` opens a million."""
     import secrets
 
-    program = native.build("crash_wal", ["tests/c/crash_wal.c", "tests/c/memfs.c"], "-O2")
     seed = str(secrets.randbits(31))
-    command = [str(program), "--seconds", "20", "--seed", seed]
+    command = [str(crash.program("crash_wal")), "--seconds", "20", "--seed", seed]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     count = re.search(r"(\d+) crash states", done.stdout)
     assert count is not None and int(count[1]) > 10_000, done.stdout
+
+
+def test_a_ledger_that_is_killed_at_every_call() -> None:
+    command = [str(crash.program("kill_ledger"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_mutant_of_the_sources_is_in_the_table() -> None:

@@ -226,7 +226,7 @@ static bool
 matters(const struct memfs *durable, const struct memfs_op *ops, const size_t *names,
         size_t name_count, int inode)
 {
-    for (int i = 0; i < MEMFS_NAMES; i++) {
+    for (int i = 0; i < durable->name_count; i++) {
         if (durable->names[i].inode == inode && !is_temporary(durable->names[i].path)) {
             return true;
         }
@@ -337,67 +337,16 @@ static void
 crash_everywhere(struct scenario *s, const struct memfs *base,
                  const struct memfs_trace *trace, uint64_t final_acked)
 {
-    static struct memfs durable;
+    static struct memfs_walk walk;
     static struct piece pieces[MAX_PIECES];
-    static size_t writes[512], names[512];
-    size_t write_count = 0, name_count = 0;
-    memfs_copy(&durable, base);
+    memfs_walk_start(&walk, base);
     for (size_t i = 0; i <= trace->count; i++) {
         if (i > 0) {
-            const struct memfs_op *op = &trace->ops[i - 1];
-            if (op->inode >= durable.inode_count) {
-                memset(&durable.inodes[durable.inode_count], 0,
-                       sizeof(durable.inodes[0]) *
-                           (size_t)(op->inode + 1 - durable.inode_count));
-                durable.inode_count = op->inode + 1;
-            }
-            size_t kept = 0;
-            switch (op->kind) {
-            case MEMFS_WRITE:
-                ASSERT_LT(write_count, 512);
-                writes[write_count++] = i - 1;
-                break;
-            case MEMFS_LINK:
-            case MEMFS_MOVE:
-            case MEMFS_DROP:
-                ASSERT_LT(name_count, 512);
-                names[name_count++] = i - 1;
-                break;
-            case MEMFS_SYNC:
-                for (size_t k = 0; k < write_count; k++) {
-                    if (trace->ops[writes[k]].inode == op->inode) {
-                        memfs_apply(&durable, &trace->ops[writes[k]]);
-                    } else {
-                        writes[kept++] = writes[k];
-                    }
-                }
-                write_count = kept;
-                break;
-            case MEMFS_DIR:
-                for (size_t k = 0; k < name_count; k++) {
-                    const struct memfs_op *change = &trace->ops[names[k]];
-                    const char *path =
-                        change->to[0] != '\0' ? change->to : change->from;
-                    const char *slash = strrchr(path, '/');
-                    size_t n = slash != NULL ? (size_t)(slash - path) : 0;
-                    const char *source = strrchr(change->from, '/');
-                    size_t m = source != NULL ? (size_t)(source - change->from) : 0;
-                    size_t dir = strlen(op->from);
-                    if ((n == dir && memcmp(path, op->from, n) == 0) ||
-                        (m == dir && m != 0 &&
-                         memcmp(change->from, op->from, m) == 0)) {
-                        memfs_apply(&durable, change);
-                    } else {
-                        names[kept++] = names[k];
-                    }
-                }
-                name_count = kept;
-                break;
-            }
+            memfs_walk_step(&walk, trace, i - 1);
         }
         size_t n = 0;
-        for (size_t k = 0; k < write_count; k++) {
-            const struct memfs_op *op = &trace->ops[writes[k]];
+        for (size_t k = 0; k < walk.write_count; k++) {
+            const struct memfs_op *op = &trace->ops[walk.writes[k]];
             for (size_t at = 0; at < op->n && n < MAX_PIECES; at += MEMFS_SECTOR) {
                 size_t left = op->n - at;
                 pieces[n].inode = op->inode;
@@ -407,12 +356,13 @@ crash_everywhere(struct scenario *s, const struct memfs *base,
             }
         }
         uint64_t acked = i < trace->count ? trace->ops[i].acked : final_acked;
-        enumerate(s, &durable, trace->ops, names, name_count, pieces, n, acked);
+        enumerate(s, &walk.durable, trace->ops, walk.names, walk.name_count, pieces, n,
+                  acked);
         if (s->states >= s->limit || ag_clock_ns() > s->until_ns) {
             break;
         }
     }
-    memfs_free(&durable);
+    memfs_walk_end(&walk);
 }
 
 /* A ring as a killed process leaves it: some records the log has, some it has not. */
