@@ -19,6 +19,7 @@ from aegis_c.demo.sampler import Reply, Sampler
 from aegis_c.gateway.background.analyser import (
     REPLY_MAX,
     VOCABULARY_MAX,
+    ResponseAnalyser,
     analyse,
     entropy_bounds,
 )
@@ -187,6 +188,19 @@ def test_a_stream_is_analysed_like_its_plain_reply() -> None:
     events = [body(one) for one in content]
     usage = b'{"choices":[],"usage":{"total_tokens":5}}'
     assert analyse([*events, usage, b"[DONE]"]) == analyse(body(*content))
+
+
+def test_streams_are_cut_anywhere() -> None:
+    content = [token(math.log(0.5), *ln(0.5, 0.25)), token(-0.1, *ln(0.9, 0.05), name="x")]
+    events = b"".join(b"data: %s\n\n" % one for one in [*map(body, content), b"[DONE]"])
+    analyser = ResponseAnalyser()
+    whole = analyser.analyse(body(*content), model="m", session=None)
+    assert whole["available"] and whole["findings"] == []
+    for size in (1, 2, 7, 1000):
+        stream = analyser.stream(model="m", session="s")
+        for at in range(0, len(events), size):
+            stream.feed(events[at : at + size])
+        assert stream.finish() == whole
 
 
 def test_choices_count_together() -> None:

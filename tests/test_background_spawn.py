@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aegis_c.gateway.background.spawn import Background
 
@@ -25,7 +27,7 @@ def test_jobs_run_in_order_and_none_is_lost(workers: int) -> None:
         background.start()
         seen: list[int] = []
         for i in range(5000):
-            background.spawn(lambda i=i: seen.append(i))  # type: ignore[misc]
+            background.spawn(None, lambda i=i: seen.append(i))  # type: ignore[misc]
         assert seen == []  # nothing runs inside spawn
         assert await background.drain(30) == 0
         assert seen == list(range(5000))
@@ -38,7 +40,7 @@ def test_jobs_before_start_wait_for_it() -> None:
     async def test() -> None:
         background = Background(10, 1)
         seen: list[int] = []
-        background.spawn(lambda: seen.append(1))
+        background.spawn(None, lambda: seen.append(1))
         await asyncio.sleep(0.01)
         assert seen == []
         background.start()
@@ -62,7 +64,7 @@ def test_jobs_that_await_run_side_by_side_up_to_the_workers() -> None:
             running -= 1
 
         for _ in range(20):
-            background.spawn(job)
+            background.spawn(None, job)
         assert await background.drain(10) == 0
         assert most == 3
         assert background.done == 20
@@ -77,14 +79,14 @@ def test_room_ends_at_the_bound_and_nothing_is_dropped_beyond_it() -> None:
         gate = asyncio.Event()
         assert background.room()
         for _ in range(2):
-            background.spawn(gate.wait)
+            background.spawn(None, gate.wait)
         assert background.room()
-        background.spawn(gate.wait)
+        background.spawn(None, gate.wait)
         assert not background.room()
         await asyncio.sleep(0.01)  # one runs now: it still counts
         assert background.depth == 3
         assert not background.room()
-        background.spawn(gate.wait)
+        background.spawn(None, gate.wait)
         assert background.depth == 4
         gate.set()
         assert await background.drain(5) == 0
@@ -100,9 +102,9 @@ def test_age_is_that_of_the_oldest() -> None:
         assert background.oldest_age == 0.0
         background.start()
         gate = asyncio.Event()
-        background.spawn(gate.wait)
+        background.spawn(None, gate.wait)
         await asyncio.sleep(0.05)
-        background.spawn(lambda: None)
+        background.spawn(None, lambda: None)
         assert background.oldest_age >= 0.05  # the running one's
         gate.set()
         await background.drain(5)
@@ -127,9 +129,9 @@ def test_a_failing_job_is_logged_and_counted_and_kills_no_worker(
             raise error
 
         seen: list[int] = []
-        background.spawn(at_once)
-        background.spawn(later)
-        background.spawn(lambda: seen.append(1))
+        background.spawn(None, at_once)
+        background.spawn(None, later)
+        background.spawn(None, lambda: seen.append(1))
         assert await background.drain(5) == 0
         assert seen == [1]
         assert (background.done, background.failed) == (1, 2)
@@ -150,9 +152,9 @@ def test_drain_runs_what_jobs_spawn() -> None:
             await asyncio.sleep(0.001)
             seen.append(left)
             if left:
-                background.spawn(lambda: chain(left - 1))
+                background.spawn(None, lambda: chain(left - 1))
 
-        background.spawn(lambda: chain(5))
+        background.spawn(None, lambda: chain(5))
         assert await background.drain(10) == 0
         assert seen == [5, 4, 3, 2, 1, 0]
 
@@ -177,7 +179,7 @@ def test_drain_runs_what_is_queued_when_the_workers_were_cancelled() -> None:
         try:
             await asyncio.Event().wait()
         finally:  # a stream that is cut by the end still has its reply analysed
-            background.spawn(lambda: ran.append(1))
+            background.spawn(None, lambda: ran.append(1))
 
     async def main() -> None:
         keeper = drained_by_the_end_of_the_loop()
@@ -203,7 +205,7 @@ def test_drain_gives_up_at_its_deadline_and_says_so(caplog: pytest.LogCaptureFix
                 raise
 
         for _ in range(5):
-            background.spawn(hangs)
+            background.spawn(None, hangs)
         await asyncio.sleep(0.01)
         started = time.monotonic()
         assert await background.drain(0.1) == 5
@@ -217,13 +219,106 @@ def test_drain_gives_up_at_its_deadline_and_says_so(caplog: pytest.LogCaptureFix
     assert "5 background jobs were not finished" in caplog.text
 
 
+_JOBS = st.lists(
+    st.tuples(
+        st.sampled_from([None, "a", "b", "c"]),  # session
+        st.integers(0, 3),  # turns of the loop that it awaits; 0: it is over at once
+        st.booleans(),  # it raises at its end
+        st.booleans(),  # the loop gets a turn before the next one is handed over
+    ),
+    max_size=40,
+)
+
+
+@given(_JOBS, st.integers(1, 4))
+@settings(max_examples=150, deadline=None)
+def test_every_job_runs_once_and_a_session_keeps_its_order(
+    jobs: list[tuple[str | None, int, bool, bool]], workers: int
+) -> None:
+    async def test() -> None:
+        background = Background(1, workers)
+        background.start()
+        started: list[int] = []
+        ended: list[int] = []
+        running: list[str | None] = []
+
+        def end(number: int, session: str | None, raises: bool) -> None:
+            running.remove(session)
+            ended.append(number)
+            if raises:
+                raise ValueError(number)
+
+        def job(number: int, session: str | None, turns: int, raises: bool) -> Any:
+            assert session is None or session not in running
+            started.append(number)
+            running.append(session)
+            assert len(running) <= workers
+            if not turns:
+                return end(number, session, raises)
+
+            async def rest() -> None:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                end(number, session, raises)
+
+            return rest()
+
+        for number, (session, turns, raises, pause) in enumerate(jobs):
+            background.spawn(session, job, number, session, turns, raises)
+            assert background.depth == number + 1 - len(ended)
+            assert background.room() is (background.depth == 0)
+            assert (background.oldest_age > 0) is (background.depth > 0)
+            if pause:
+                await asyncio.sleep(0)
+        assert await background.drain(30) == 0
+        assert sorted(started) == sorted(ended) == list(range(len(jobs)))
+        for one in ("a", "b", "c"):
+            own = [number for number in started if jobs[number][0] == one]
+            assert own == sorted(own)
+            assert own == [number for number in ended if jobs[number][0] == one]
+        raised = sum(raises for _, _, raises, _ in jobs)
+        assert (background.done, background.failed) == (len(jobs) - raised, raised)
+        assert (background.depth, background.oldest_age) == (0, 0.0)
+
+    logging.disable(logging.CRITICAL)
+    try:
+        run(test)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_a_session_that_waits_holds_up_nobody_else() -> None:
+    async def test() -> None:
+        background = Background(10, 2)
+        background.start()
+        gate = asyncio.Event()
+        seen: list[str] = []
+
+        async def first() -> None:
+            await gate.wait()
+            seen.append("slow 1")
+
+        background.spawn("slow", first)
+        background.spawn("slow", seen.append, "slow 2")
+        background.spawn("quick", seen.append, "quick")
+        background.spawn(None, seen.append, "none")
+        await asyncio.sleep(0.01)
+        assert seen == ["quick", "none"]
+        assert background.depth == 2
+        gate.set()
+        assert await background.drain(5) == 0
+        assert seen == ["quick", "none", "slow 1", "slow 2"]
+
+    run(test)
+
+
 def test_after_draining_a_job_is_refused_not_lost() -> None:
     async def test() -> None:
         background = Background(10, 1)
         background.start()
         assert await background.drain(5) == 0
         with pytest.raises(RuntimeError, match="closed"):
-            background.spawn(lambda: None)
+            background.spawn(None, lambda: None)
         with pytest.raises(RuntimeError, match="already"):
             background.start()
 
@@ -250,7 +345,7 @@ def test_the_loop_gets_its_turn_between_slices(workers: int) -> None:
                 pass
 
         for _ in range(2000):
-            background.spawn(busy)
+            background.spawn(None, busy)
         turns = 0
         while background.depth:
             await asyncio.sleep(0)
@@ -275,7 +370,7 @@ def test_hand_over_is_cheap() -> None:
         for _ in range(200):
             for _ in range(20):
                 started = time.perf_counter_ns()
-                background.spawn(job)
+                background.spawn(None, job)
                 costs.append(time.perf_counter_ns() - started)
             await asyncio.sleep(0)
         assert await background.drain(10) == 0

@@ -43,6 +43,7 @@
     X(mmr_type, agpy_mmr_spec)                                                         \
     X(walwriter_type, agpy_walwriter_spec)                                             \
     X(walreader_type, agpy_walreader_spec)                                             \
+    X(loopwatch_type, agpy_loopwatch_spec)                                             \
     X(legacy_type, agpy_legacy_spec)
 
 /* Tables of module functions, one per file that has some. */

@@ -102,8 +102,11 @@ compare_with(struct ag_ledger *ledger, const struct signed_state *state,
 static int
 compare_with_signed(const struct recovery *r, struct ag_error *err)
 {
-    int status = compare_with(r->ledger, &r->public_copy, err);
-    return status == AG_OK ? compare_with(r->ledger, &r->private_copy, err) : status;
+    const struct signed_state *public = &r->public_copy, *private = &r->private_copy;
+    bool same =
+        public->n == private->n && memcmp(public->note, private->note, private->n) == 0;
+    int status = compare_with(r->ledger, public, err);
+    return status != AG_OK || same ? status : compare_with(r->ledger, private, err);
 }
 
 /* The tree at the low-water mark, whose files are synced: loaded, and checked against

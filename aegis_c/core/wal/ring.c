@@ -11,6 +11,9 @@
 #include "hash/crc32c.h"
 #include "wal/format.h"
 
+/* Pages made present in one go: the kernel lets nobody map or unmap meanwhile. */
+#define POPULATE_STEP ((size_t)256 << 10)
+
 static const uint8_t ring_magic[8] = {'A', 'G', 'R', 'I', 'N', 'G', 0, 1};
 
 static uint32_t
@@ -46,13 +49,13 @@ ag_ring_boot_id(uint8_t to[AG_RING_BOOT])
     (void)fclose(file);
 }
 
-/* Maps header and data, the data twice in a row. */
+/* Maps header and data, the data twice in a row. Pages come as they are touched. */
 static int
 map_ring(int fd, size_t capacity, const char *path, struct ag_ring *ring,
          struct ag_error *err)
 {
     const int protection = PROT_READ | PROT_WRITE;
-    const int flags = MAP_SHARED | MAP_POPULATE;
+    const int flags = MAP_SHARED;
     uint8_t *area = MAP_FAILED;
     void *header = mmap(NULL, AG_RING_PAGE, protection, flags, fd, 0);
     if (header == MAP_FAILED) {
@@ -117,6 +120,25 @@ ag_ring_create(const struct ag_io *io, const char *path, size_t bytes, uint64_t 
     header->crc = static_crc(header);
     ring->tail = 0;
     return AG_OK;
+}
+
+void
+ag_ring_populate(const struct ag_ring *ring, const atomic_bool *stop)
+{
+#ifdef MADV_POPULATE_WRITE
+    /* Of the second mapping only as much as an entry reaches into it. */
+    size_t wrapped = AG_RING_ENTRY + AG_WAL_PAYLOAD_MAX;
+    size_t end = ring->capacity + (wrapped < ring->capacity ? wrapped : ring->capacity);
+    for (size_t at = 0; at < end && !atomic_load(stop); at += POPULATE_STEP) {
+        size_t n = end - at < POPULATE_STEP ? end - at : POPULATE_STEP;
+        if (madvise(ring->data + at, n, MADV_POPULATE_WRITE) != 0) {
+            return; /* an older kernel: pages come as they are touched */
+        }
+    }
+#else
+    (void)ring;
+    (void)stop;
+#endif
 }
 
 static int

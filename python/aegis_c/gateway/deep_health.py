@@ -84,7 +84,7 @@ class DeepHealth:
 
     async def _background(self) -> None:
         done = asyncio.Event()
-        self._runtime.background.spawn(done.set)
+        self._runtime.background.spawn(None, done.set)
         await done.wait()
 
     async def _ledger(self) -> None:

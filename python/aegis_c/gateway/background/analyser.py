@@ -104,6 +104,42 @@ def analyse(reply: bytes | list[bytes]) -> dict[str, Any]:
     return result
 
 
+class ResponseAnalyser:
+    """Analyses replies, whole or as they stream. Safe to share between threads; never raises."""
+
+    def analyse(self, body: bytes, *, model: str, session: str | None = None) -> dict[str, Any]:
+        """The analysis of a plain reply: ``available``, ``findings``, statistics."""
+        return {"findings": [], **analyse(body)}
+
+    def stream(self, *, model: str, session: str | None = None) -> ReplyStream:
+        """One streamed reply, of ``model`` as the caller asked for it."""
+        return ReplyStream()
+
+
+class ReplyStream:
+    """The events of one reply, in their order; belongs to one caller at a time."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._events: list[bytes] = []
+        self._bytes = 0
+
+    def feed(self, events: bytes) -> None:
+        """The next bytes of the stream, cut anywhere."""
+        self._held += events
+        *lines, rest = self._held.split(b"\n")
+        self._held = bytearray(rest)
+        for line in lines:
+            text = line.removeprefix(b"data:")
+            if text != line and b'"top_logprobs"' in text and self._bytes <= REPLY_MAX:
+                self._events.append(bytes(text).strip())
+                self._bytes += len(text)
+
+    def finish(self) -> dict[str, Any]:
+        """The analysis of all that was fed."""
+        return {"findings": [], **analyse(self._events)}
+
+
 def entropy_bounds(
     logprobs: list[float], drawn: float | None = None
 ) -> tuple[float, float, float] | None:

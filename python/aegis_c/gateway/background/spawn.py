@@ -1,34 +1,39 @@
 """The background queue: handing a job over costs well under a microsecond, and none is dropped.
 
-`spawn` appends to a deque and sets an event; long-lived workers on the same event loop take the
-jobs in order. All of them together start jobs for `_SLICE` seconds in one turn of the loop, then
-everything else on the loop gets its turn. The bound of the queue is kept by the caller's side: a
-call is only admitted while `room()` is true.
+`spawn` appends to a deque; only while a worker sleeps it also asks the loop to wake it in its next
+turn. Long-lived workers on the same loop take the jobs in order. All of them together start jobs
+for `_SLICE` seconds in one turn of the loop, then everything else on the loop gets its turn. The
+bound of the queue is kept by the caller's side: a call is only admitted while `room()` is true.
+Depth and age are computed when somebody asks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from itertools import islice
-from typing import Final
+from time import monotonic
+from typing import Any, Final
 
 log = logging.getLogger("aegis_c.gateway.background")
 
-Job = Callable[[], Awaitable[object] | None]
-"""Called once, on the event loop, without arguments; what it returns is awaited."""
+Job = Callable[..., Awaitable[object] | None]
+"""Called once, on the event loop, with the arguments it was handed over with; what it returns is
+awaited."""
 
-_SLICE: Final = 0.001  # seconds of jobs before the loop gets its turn
+_SLICE: Final = 50e-6  # seconds of jobs before the loop gets its turn
+
+_Item = tuple[float, Hashable, Job, tuple[Any, ...]]  # handed over at, session, job, its arguments
 
 
 class Background:
-    """A queue of jobs and the workers that run them; used from one event loop.
+    """A queue of jobs and the workers that run them; made and used on one event loop.
 
     Jobs start in the order in which they were handed over; one that awaits lets those behind it
-    start on other workers. A job that raises is logged and counted in `failed`.
+    start on other workers, but for jobs of its own session, which wait for its end. A job that
+    raises is logged and counted in `failed`.
     """
 
     def __init__(self, max_queue: int, workers: int) -> None:
@@ -39,19 +44,26 @@ class Background:
         self.failed = 0
         self._max_queue = max_queue
         self._count = workers
-        self._queue: deque[tuple[float, Job]] = deque()
-        self._wake = asyncio.Event()
+        self._queue: deque[_Item] = deque()
+        self._append = self._queue.append
+        self._behind: dict[Hashable, deque[_Item]] = {}  # session of a job that awaits -> the next
+        self._parked = 0  # jobs in there
         self._running: dict[int, float] = {}  # worker -> when its job was handed over
+        self._wake = asyncio.Event()
+        self._call_soon: Callable[..., object] = asyncio.get_running_loop().call_soon
+        self._set_wake = self._wake.set
+        self._asleep = True  # a worker waits for `_wake`, and nobody has asked for it to be set
         self._tasks: list[asyncio.Task[None]] = []
         self._slice_end = 0.0  # of this turn of the loop; 0.0 before its first job
         self._closing = False
+        self._quiet = asyncio.Event()  # while closing: no job is left
 
     def use(self, max_queue: int) -> None:
         """Another bound from now on."""
         self._max_queue = max_queue
 
     def start(self) -> None:
-        """Start the workers on the running loop."""
+        """Start the workers."""
         if self._tasks or self._closing:
             raise RuntimeError("the background queue was already started")
         self._start_workers()
@@ -63,87 +75,110 @@ class Background:
             for i in range(self._count)
         ]
 
-    def spawn(self, job: Job) -> None:
+    def spawn(self, session: Hashable, job: Job, *arguments: Any) -> None:
         """Hand a job over: no await, no refusal. From the loop's own thread only.
 
-        Raises RuntimeError after `drain` has ended, when nothing would run it.
+        Jobs of one session run in their order, one at a time; None is no session. Raises
+        RuntimeError after `drain` has ended, when nothing would run it.
         """
-        if self._closing and not self._tasks:
-            raise RuntimeError("the background queue is closed; the job was not taken")
-        self._queue.append((time.monotonic(), job))
-        self._wake.set()
+        if self._asleep:
+            self._call_soon(self._set_wake)
+            self._asleep = False
+        self._append((monotonic(), session, job, arguments))
 
     @property
     def depth(self) -> int:
         """Jobs handed over and not finished."""
-        return len(self._queue) + len(self._running)
+        return len(self._queue) + self._parked + len(self._running)
 
     @property
     def oldest_age(self) -> float:
         """Seconds since the oldest unfinished job was handed over; 0.0 without any."""
-        since = [*self._running.values(), *(queued for queued, _ in islice(self._queue, 1))]
-        return time.monotonic() - min(since) if since else 0.0
+        # A parked job is younger than the running one that it waits for.
+        since = [*self._running.values(), *(item[0] for item in islice(self._queue, 1))]
+        return monotonic() - min(since) if since else 0.0
 
     def room(self) -> bool:
         """Whether another call may be admitted."""
-        return len(self._queue) + len(self._running) < self._max_queue
+        return len(self._queue) + self._parked + len(self._running) < self._max_queue
 
     async def drain(self, seconds: float) -> int:
         """Finish all jobs, those that they spawn too, then end the workers. Repeatable.
 
-        After `seconds` what runs is cancelled and what waits is given up; both are
+        After `seconds` what runs is cancelled and what waits is given up; how many that were is
         logged. Returns how many jobs were not finished: 0 when all went well.
         """
         self._closing = True
-        self._wake.set()
         if self._queue and all(task.done() for task in self._tasks):
             self._start_workers()  # a loop that ends cancels them before anybody drains
-        tasks, left = self._tasks, 0
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=seconds)
-            left = self.depth if pending else 0
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        left = max(left, len(self._queue))
+        try:
+            async with asyncio.timeout(seconds):
+                while self._tasks and self.depth:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        except TimeoutError:
+            pass
+        left = self.depth
+        self._call_soon, self._asleep = _refuse, True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         self._queue.clear()
+        self._behind.clear()
+        self._parked = 0
         if left:
             log.error("%d background jobs were not finished within %.1f s", left, seconds)
         return left
 
     async def _work(self, worker: int) -> None:
-        queue, running = self._queue, self._running
-        loop = asyncio.get_running_loop()
+        queue, loop = self._queue, asyncio.get_running_loop()
         while True:
             if not queue:
-                if self._closing and not running:
-                    return
+                self._asleep = True
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             if not self._slice_end:
-                self._slice_end = time.monotonic() + _SLICE
+                self._slice_end = monotonic() + _SLICE
                 loop.call_soon(self._end_slice)  # in the next turn, before the workers
-            while queue and time.monotonic() < self._slice_end:
-                running[worker], job = queue.popleft()
-                try:
-                    result = job()
-                    if result is not None:
-                        await result
-                    self.done += 1
-                except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if task is not None and task.cancelling():
-                        raise  # it is the worker that is cancelled, not the job
-                    self._failure(job)
-                except Exception:
-                    self._failure(job)
-                finally:
-                    del running[worker]
-                    if self._closing and not running:
-                        self._wake.set()  # the others wait for this to end
+            while queue and monotonic() < self._slice_end:
+                item = queue.popleft()
+                behind = self._behind.get(item[1])
+                if behind is None:
+                    await self._run(worker, item)
+                else:
+                    behind.append(item)
+                    self._parked += 1
             await asyncio.sleep(0)
+
+    async def _run(self, worker: int, item: _Item) -> None:
+        """Run one job to its end; those that it has held up come next."""
+        self._running[worker], session, job, arguments = item
+        awaited = False
+        try:
+            result = job(*arguments)
+            if result is not None:
+                if session is not None:
+                    awaited = True
+                    self._behind[session] = deque()
+                await result
+            self.done += 1
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # it is the worker that is cancelled, not the job
+            self._failure(job)
+        except Exception:
+            self._failure(job)
+        finally:
+            if awaited:
+                behind = self._behind.pop(session)
+                self._parked -= len(behind)
+                self._queue.extendleft(reversed(behind))
+            del self._running[worker]
+            if self._closing and not self.depth:
+                self._quiet.set()
 
     def _end_slice(self) -> None:
         self._slice_end = 0.0
@@ -151,3 +186,7 @@ class Background:
     def _failure(self, job: Job) -> None:
         self.failed += 1
         log.exception("a background job failed: %r", job)
+
+
+def _refuse(_: object) -> None:
+    raise RuntimeError("the background queue is closed; the job was not taken")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aegis_c.gateway.background.analyst import Analyst
     from aegis_c.gateway.evidence import Call
     from aegis_c.gateway.hot.dispatch import Dispatcher, Exchange
-    from aegis_c.gateway.hot.recording import Background
+    from aegis_c.gateway.hot.recording import Recording
     from aegis_c.gateway.hot.relay import Relay
 
 log = logging.getLogger("aegis_c.gateway.forwarder")
@@ -41,7 +41,7 @@ class Forwarder:
         upstream_path: bytes,
         *,
         dispatcher: Dispatcher,
-        recording: Background,
+        recording: Recording,
         relay: Relay,
         analyst: Analyst,
     ) -> None:

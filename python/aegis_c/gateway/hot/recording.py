@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("aegis_c.gateway.recording")
 
 
-class Background:
+class Recording:
     """Everything is submitted before the reply goes out, and nothing waits for the disk."""
 
     def __init__(self, evidence: Evidence, ledger: AsyncLedger, admission: Admission) -> None:
@@ -97,7 +97,7 @@ class Background:
         self._admission.made()
 
 
-class Durable(Background):
+class Durable(Recording):
     """A reply waits for the group commit of its entry, and names it; a stream ends after its own.
 
     A stream's headers wait for its intent. Refusals of calls that were not admitted never wait.
@@ -108,11 +108,11 @@ class Durable(Background):
         self._origin = ledger.native.origin
 
     async def ended(self, call: Call, index: int | None) -> bool:
-        """See Background; False when the settle is not known to be durable and must be."""
+        """See Recording; False when the settle is not known to be durable and must be."""
         return await self._durable(call, index) or not self._evidence.refuses
 
     async def refused(self, call: Call, index: int | None) -> None:
-        """See Background."""
+        """See Recording."""
         if await self._durable(call, index) and call.entry is None:
             self._name(call, index)
 
@@ -182,8 +182,8 @@ class WriteAhead(Durable):
         call.recorded = True
 
 
-MODES: dict[str, type[Background]] = {
-    "background": Background,
+MODES: dict[str, type[Recording]] = {
+    "background": Recording,
     "durable": Durable,
     "write-ahead": WriteAhead,
 }
