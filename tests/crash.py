@@ -44,8 +44,8 @@ def ledger(arguments: list[str]) -> int:
 def main() -> int:
     if sys.argv[1:2] == ["ledger"]:
         return ledger(sys.argv[2:])
-    wal = program("crash_wal")
-    os.execv(wal, [str(wal), *(sys.argv[1:] or ["--states", "1000000"])])
+    arguments = sys.argv[1:] or ["--states", "1000000"]
+    return subprocess.run([program("crash_wal"), *arguments]).returncode
 
 
 if __name__ == "__main__":
