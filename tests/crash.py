@@ -45,7 +45,7 @@ def main() -> int:
     if sys.argv[1:2] == ["ledger"]:
         return ledger(sys.argv[2:])
     arguments = sys.argv[1:] or ["--states", "1000000"]
-    return subprocess.run([program("crash_wal"), *arguments]).returncode
+    return subprocess.run([native.crash_program(), *arguments]).returncode
 
 
 if __name__ == "__main__":

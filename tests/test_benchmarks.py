@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CALLS = 200
+ENTRIES = 500
 
 
 def _start(*command: str | Path) -> subprocess.Popen[str]:
@@ -40,8 +41,10 @@ def _ended(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with gateway.json, pytest.json and once.txt, of short runs side by side."""
+    """A folder with gateway.json, pytest.json, start.json and once.txt, of short runs side by
+    side."""
     folder: Path = tmp_path_factory.mktemp("results")
+    few = ("--rounds", "1", "--calls", "10")
     timed = ("benchmarks/test_boundary.py", "-k", "len", "--benchmark-only")
     with (
         _start("pytest", "benchmarks", "--benchmark-disable", "-q") as once,
@@ -49,14 +52,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "benchmarks.gateway", "--calls", str(CALLS), "--json", folder / "gateway.json"
         ) as gw,
         _start("pytest", *timed, f"--benchmark-json={folder / 'pytest.json'}") as short,
+        _start("benchmarks.start", str(ENTRIES), *few, "--dir", folder) as begun,
     ):
         try:
             said, _ = once.communicate(timeout=300)
             (folder / "once.txt").write_text(f"{said}\nexit status {once.returncode}")
             _ended(gw)
             _ended(short)
+            (folder / "start.json").write_text(_ended(begun).splitlines()[-1])
         finally:
-            for process in (once, gw, short):
+            for process in (once, gw, short, begun):
                 process.kill()
     return folder
 
@@ -83,6 +88,19 @@ def test_gateway_harness_measures_every_target(results: Path) -> None:
     for row in found["streams"] + found["spread"]:
         assert row["events"] == 33 * row["requests"]  # 32 and [DONE], of 64 streams or twice that
         assert row["first_p50"] < row["total_p50"] >= 31 * 20_000
+
+
+def test_start_measures_a_ledger_of_any_size(results: Path) -> None:
+    found: dict[str, Any] = json.loads((results / "start.json").read_text())
+    timed = 2 * 2 * (10 + 1)  # bodies and commitments, early and late, without and with gaps
+    assert found["entries"] == ENTRIES + timed
+    assert list(found["resident_mib"])[-1] == str(ENTRIES)
+    for times in (found["submit_early"], found["submit_late"]):
+        assert len(times) == 4
+        assert all(0 < row["p50_us"] <= row["p99_us"] for row in times.values())
+    for kind in ("open_ms", "open_cold_ms", "open_asyncio_ms", "gateway_ready_ms"):
+        assert found[kind] and all(ms > 0 for ms in found[kind])
+    assert not list(results.glob("aegis-start-*"))
 
 
 def test_report_fills_a_file_with_the_measured_numbers(results: Path, tmp_path: Path) -> None:

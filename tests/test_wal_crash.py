@@ -19,8 +19,9 @@ def test_crash_states() -> None:
     """20 seconds of crash states, other ones in every run; `./dev crash` opens a million."""
     import secrets
 
+    program = native.crash_program()
     seed = str(secrets.randbits(31))
-    command = [str(crash.program("crash_wal")), "--seconds", "20", "--seed", seed]
+    command = [str(program), "--seconds", "20", "--seed", seed]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     count = re.search(r"(\d+) crash states", done.stdout)

@@ -15,6 +15,9 @@ FOLDERS = ("base", "hash", "http", "log", "wal")
 FLAGS = ["-std=c11", "-D_GNU_SOURCE=1", "-Iaegis_c/core", "-Itests/c", "-pthread"]
 
 
+CRASH_PARTS = ("memfs", "crash_check", "crash_states")
+
+
 def compiler() -> list[str]:
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
@@ -51,3 +54,9 @@ def build(
         subprocess.run([*command, "-o", str(partial)], cwd=ROOT, check=True)
         partial.replace(program)
     return program
+
+
+def crash_program() -> Path:
+    """tests/c/crash_wal.c."""
+    parts = [f"tests/c/{part}.c" for part in ("crash_wal", *CRASH_PARTS)]
+    return build("crash_wal", parts, "-O2")

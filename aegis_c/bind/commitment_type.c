@@ -109,8 +109,9 @@ commitment_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     PyObject *self = allocate(type);
     if (self != NULL) {
-        ag_commitment_init(&COMMITMENT(self)->value, (const uint8_t *)secret,
-                           (size_t)secret_n, id, role);
+        struct ag_hmac taken;
+        ag_hmac_init(&taken, secret, (size_t)secret_n);
+        ag_commitment_init(&COMMITMENT(self)->value, &taken, id, role);
     }
     return self;
 }

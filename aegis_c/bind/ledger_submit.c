@@ -65,40 +65,51 @@ parse_submit(PyObject *const *args, Py_ssize_t count, PyObject *kwnames,
     return 0;
 }
 
-/* A body given to submit: absent, a commitment to finish, or raw bytes to commit to. */
-struct body {
-    const void *raw; /* borrowed from the argument */
-    size_t raw_n;
-    bool present;
-    struct ag_commitment commitment;
+/* The bodies given to submit, request and response: absent, a commitment to finish, or
+ * raw bytes to commit to. */
+struct bodies {
+    struct ag_span raw[2]; /* borrowed from the arguments */
+    bool present[2], is_raw[2];
+    struct ag_commitment commitment[2];
 };
 
 static int
-parse_body(struct agpy_state *state, PyObject *object, struct body *body)
+parse_body(struct agpy_state *state, PyObject *object, struct bodies *bodies,
+           enum ag_role role)
 {
-    memset(body, 0, sizeof(*body));
     if (object == NULL || object == Py_None) {
         return 0;
     }
-    body->present = true;
+    bodies->present[role] = true;
     if (PyBytes_Check(object)) {
-        body->raw = PyBytes_AS_STRING(object);
-        body->raw_n = (size_t)PyBytes_GET_SIZE(object);
+        bodies->is_raw[role] = true;
+        bodies->raw[role].data = (const uint8_t *)PyBytes_AS_STRING(object);
+        bodies->raw[role].size = (size_t)PyBytes_GET_SIZE(object);
         return 0;
     }
-    return agpy_commitment_finish(state, object, &body->commitment);
+    return agpy_commitment_finish(state, object, &bodies->commitment[role]);
 }
 
 static void
 commit_raw(const struct ag_ledger *ledger, PyObject *secret, const uint8_t *id,
-           enum ag_role role, struct body *body)
+           struct bodies *bodies)
 {
     const uint8_t *bytes =
         secret != NULL ? (const uint8_t *)PyBytes_AS_STRING(secret) : NULL;
     size_t n = secret != NULL ? (size_t)PyBytes_GET_SIZE(secret) : 0;
-    ag_ledger_commitment(ledger, bytes, n, id, role, &body->commitment);
-    (void)ag_commitment_update(&body->commitment, body->raw, body->raw_n);
-    ag_commitment_finish(&body->commitment);
+    if (bodies->is_raw[0] && bodies->is_raw[1]) {
+        ag_ledger_commit_two(ledger, bytes, n, id, bodies->raw, bodies->commitment);
+        return;
+    }
+    for (int role = 0; role < 2; role++) {
+        struct ag_commitment *c = &bodies->commitment[role];
+        if (bodies->is_raw[role]) {
+            ag_ledger_commitment(ledger, bytes, n, id, (enum ag_role)role, c);
+            (void)ag_commitment_update(c, bodies->raw[role].data,
+                                       bodies->raw[role].size);
+            ag_commitment_finish(c);
+        }
+    }
 }
 
 PyObject *
@@ -106,19 +117,24 @@ agpy_ledger_submit(PyObject *self, PyObject *const *args, Py_ssize_t count,
                    PyObject *kwnames)
 {
     struct submit_args parsed = {0};
-    struct body request, response;
+    struct bodies bodies; /* of `commitment` only what is present is ever written */
     struct ag_error err;
     uint8_t id[AG_UUID_SIZE];
     uint64_t index = 0;
     int status = AG_OK;
+    memset(bodies.raw, 0, sizeof(bodies.raw));
+    memset(bodies.present, 0, sizeof(bodies.present));
+    memset(bodies.is_raw, 0, sizeof(bodies.is_raw));
     if (parse_submit(args, count, kwnames, &parsed) < 0 ||
-        parse_body(LEDGER(self)->state, parsed.request, &request) < 0 ||
-        parse_body(LEDGER(self)->state, parsed.response, &response) < 0) {
+        parse_body(LEDGER(self)->state, parsed.request, &bodies, AG_ROLE_REQUEST) < 0 ||
+        parse_body(LEDGER(self)->state, parsed.response, &bodies, AG_ROLE_RESPONSE) <
+            0) {
         return NULL;
     }
     const uint8_t *meta = (const uint8_t *)PyBytes_AS_STRING(parsed.meta);
     size_t meta_n = (size_t)PyBytes_GET_SIZE(parsed.meta);
-    if (request.raw != NULL || response.raw != NULL) {
+    bool raw = bodies.is_raw[0] || bodies.is_raw[1];
+    if (raw) {
         status = ag_meta_id(meta, meta_n, id, &err);
         if (status != AG_OK) {
             return agpy_ledger_raise(self, status, &err);
@@ -129,18 +145,15 @@ agpy_ledger_submit(PyObject *self, PyObject *const *args, Py_ssize_t count,
         return NULL;
     }
     PyThreadState *detached = NULL;
-    if (request.raw_n + response.raw_n >= AG_DETACH_MIN) {
+    if (bodies.raw[0].size + bodies.raw[1].size >= AG_DETACH_MIN) {
         detached = PyEval_SaveThread();
     }
-    if (request.raw != NULL) {
-        commit_raw(ledger, parsed.secret, id, AG_ROLE_REQUEST, &request);
-    }
-    if (response.raw != NULL) {
-        commit_raw(ledger, parsed.secret, id, AG_ROLE_RESPONSE, &response);
+    if (raw) {
+        commit_raw(ledger, parsed.secret, id, &bodies);
     }
     status = ag_ledger_submit(
-        ledger, meta, meta_n, request.present ? &request.commitment : NULL,
-        response.present ? &response.commitment : NULL, &index, &err);
+        ledger, meta, meta_n, bodies.present[0] ? &bodies.commitment[0] : NULL,
+        bodies.present[1] ? &bodies.commitment[1] : NULL, &index, &err);
     if (detached != NULL) {
         PyEval_RestoreThread(detached);
     }

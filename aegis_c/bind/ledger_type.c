@@ -8,7 +8,8 @@
 #include "ledger_type.h"
 
 #include <string.h>
-#include <unistd.h>
+
+#include "base/process.h"
 
 /* ---- the handle ---- */
 
@@ -18,7 +19,7 @@ struct ag_ledger *
 agpy_ledger_acquire(PyObject *self)
 {
     struct ledger_object *object = LEDGER(self);
-    if (object->pid != getpid()) { /* the parent's locks mean nothing here */
+    if (object->process != ag_process()) { /* the parent's locks mean nothing here */
         struct ag_error err;
         (void)ag_fail(&err, AG_EFORKED, "ledger of the parent process");
         ag_error_advice(&err, "Open a ledger of its own in the child.");
@@ -55,7 +56,7 @@ close_handle(struct ledger_object *object, struct ag_error *err)
     struct ag_ledger *ledger = NULL;
     int status = AG_OK;
     Py_BEGIN_ALLOW_THREADS
-        if (object->pid == getpid()) {
+        if (object->process == ag_process()) {
             pthread_rwlock_wrlock(&object->handle);
             ledger = object->ledger;
             object->ledger = NULL;
@@ -191,7 +192,7 @@ ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     pthread_rwlock_init(&LEDGER(self)->handle, NULL);
     LEDGER(self)->ledger = ledger; /* transferred */
-    LEDGER(self)->pid = getpid();
+    LEDGER(self)->process = ag_process();
     LEDGER(self)->state = state;
 exit:
     Py_XDECREF(path);
@@ -239,7 +240,7 @@ ledger_finalize(PyObject *self)
         return;
     }
     PyErr_Fetch(&type, &value, &traceback);
-    if (LEDGER(self)->pid == getpid() &&
+    if (LEDGER(self)->process == ag_process() &&
         PyErr_WarnFormat(PyExc_ResourceWarning, 1, "unclosed ledger %s",
                          ag_ledger_path(LEDGER(self)->ledger)) < 0) {
         PyErr_WriteUnraisable(self);

@@ -13,7 +13,7 @@ struct ledger_object {
     PyObject_HEAD
     pthread_rwlock_t handle;
     struct ag_ledger *ledger; /* owned, under handle; NULL once closed */
-    pid_t pid;
+    uint64_t process;         /* that made it */
     struct agpy_state *state; /* borrowed: the type keeps the module alive */
 };
 

@@ -40,7 +40,7 @@ struct agpy_part {
 struct agpy_reservation {
     PyObject_VAR_HEAD PyObject *owner; /* owned: the Limit or Plan that made it */
     PyObject *decision;                /* owned */
-    pid_t pid;
+    uint64_t process;                  /* that made it */
     bool allowed;
     atomic_bool settled;
     struct agpy_part parts[];

@@ -2,7 +2,8 @@
 #include "limit_types.h"
 
 #include <structmember.h>
-#include <unistd.h>
+
+#include "base/process.h"
 
 PyObject *
 agpy_reservation_make(struct agpy_state *state, PyObject *owner, PyObject *decision,
@@ -16,7 +17,7 @@ agpy_reservation_make(struct agpy_state *state, PyObject *owner, PyObject *decis
     }
     RESERVATION(self)->owner = Py_NewRef(owner);
     RESERVATION(self)->decision = decision; /* transferred */
-    RESERVATION(self)->pid = getpid();
+    RESERVATION(self)->process = ag_process();
     RESERVATION(self)->allowed = allowed;
     atomic_init(&RESERVATION(self)->settled, false);
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -53,7 +54,7 @@ agpy_reservation_take(struct agpy_state *state, PyObject *owner, PyObject *objec
                "Look at reservation.decision.allowed first.");
         return NULL;
     }
-    if (reservation->pid != getpid()) {
+    if (reservation->process != ag_process()) {
         refuse(state, AG_EFORKED, "the reservation was made before the fork",
                "Settle it in the parent, where it also lives.");
         return NULL;

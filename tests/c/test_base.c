@@ -1,6 +1,10 @@
 // threads: none
 /* Status texts, base64 (RFC 4648 vectors) and UTF-8 against slow twins. */
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "base/base64.h"
+#include "base/process.h"
 #include "base/status.h"
 #include "base/utf8.h"
 #include "check.h"
@@ -112,6 +116,30 @@ utf8_equals_twin(void)
     }
 }
 
+/* What a forked child says, and then a child of it: exit statuses of the two. */
+static void
+processes_have_numbers_of_their_own(void)
+{
+    uint64_t here = ag_process();
+    ASSERT_NE_U(here, 0);
+    ASSERT_EQ_U(ag_process(), here);
+    pid_t child = fork();
+    if (child == 0) {
+        uint64_t there = ag_process();
+        pid_t grandchild = there != here && ag_process() == there ? fork() : -1;
+        if (grandchild == 0) {
+            _exit(ag_process() != here && ag_process() != there ? 0 : 1);
+        }
+        int status = -1;
+        (void)waitpid(grandchild, &status, 0);
+        _exit(status == 0 && ag_process() == there ? 0 : 1);
+    }
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0);
+    ASSERT_EQ_U(ag_process(), here);
+}
+
 int
 main(void)
 {
@@ -120,5 +148,6 @@ main(void)
     RUN(base64_vectors);
     RUN(base64_refuses);
     RUN(utf8_equals_twin);
+    RUN(processes_have_numbers_of_their_own);
     return 0;
 }

@@ -26,6 +26,8 @@ commitment_equals_openssl(void)
         body[i] = (uint8_t)check_random(&state);
     }
     ASSERT_EQ(ag_uuid_parse(id_text, 36, id), AG_OK);
+    struct ag_hmac taken;
+    ag_hmac_init(&taken, secret, sizeof(secret));
     memcpy(label, "aegis/salt/v1", 13);
     memcpy(label + 13, id, 16);
     for (int role = 0; role < 2; role++) {
@@ -33,7 +35,7 @@ commitment_equals_openssl(void)
         openssl_hmac(secret, sizeof(secret), label, sizeof(label), salt);
         for (size_t n = 0; n <= sizeof(body); n += 1 + n / 3) {
             struct ag_commitment c;
-            ag_commitment_init(&c, secret, sizeof(secret), id, (enum ag_role)role);
+            ag_commitment_init(&c, &taken, id, (enum ag_role)role);
             ASSERT_EQ_MEM(c.salt, salt, 32);
             for (size_t at = 0; at < n;) {
                 size_t piece = 1 + check_random(&state) % 200;
@@ -49,6 +51,42 @@ commitment_equals_openssl(void)
             ASSERT_EQ(ag_commitment_update(&c, body, 1), AG_ECLOSED);
         }
     }
+}
+
+/* Both at once: as one after the other, at every end of a block. */
+static void
+two_commitments(void)
+{
+    static const size_t sizes[] = {0, 1, 55, 56, 63, 64, 65, 119, 120, 128, 2048, 5000};
+    enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
+    uint8_t id[AG_UUID_SIZE], body[2][5000];
+    uint64_t state = check_seed(3);
+    struct ag_hmac taken;
+    ag_hmac_init(&taken, secret, sizeof(secret));
+    for (size_t i = 0; i < sizeof(body[0]); i++) {
+        body[0][i] = (uint8_t)check_random(&state);
+        body[1][i] = (uint8_t)check_random(&state);
+    }
+    ASSERT_EQ(ag_uuid_parse(id_text, 36, id), AG_OK);
+    for (size_t pair = 0; pair < SIZES * SIZES; pair++) {
+        const struct ag_span bodies[2] = {{body[0], sizes[pair / SIZES]},
+                                          {body[1], sizes[pair % SIZES]}};
+        struct ag_commitment c[2], alone;
+        ag_commitment_two(c, &taken, id, bodies);
+        for (int role = 0; role < 2; role++) {
+            ag_commitment_init(&alone, &taken, id, (enum ag_role)role);
+            (void)ag_commitment_update(&alone, bodies[role].data, bodies[role].size);
+            ag_commitment_finish(&alone);
+            ASSERT_EQ_MEM(c[role].salt, alone.salt, 32);
+            ASSERT_EQ_MEM(c[role].digest, alone.digest, 32);
+            ASSERT_EQ_U(c[role].octets, bodies[role].size);
+            ASSERT(c[role].finished);
+        }
+    }
+    const struct ag_span none[2] = {{NULL, 0}, {NULL, 0}};
+    struct ag_commitment c[2];
+    ag_commitment_two(c, &taken, id, none);
+    ASSERT_EQ(ag_commitment_update(&c[0], body, 1), AG_ECLOSED);
 }
 
 static void
@@ -236,6 +274,7 @@ int
 main(void)
 {
     RUN(commitment_equals_openssl);
+    RUN(two_commitments);
     RUN(identifiers);
     RUN(identifier_of_an_entry);
     RUN(meta_is_checked);

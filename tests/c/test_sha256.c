@@ -265,8 +265,8 @@ kernel_blocks_at_page_ends(const struct ag_sha256_kernel *kernel)
         for (size_t shift = 0; shift < 17; shift++) {
             const uint8_t *data[AG_SHA256_LANES_MAX];
             uint32_t states[AG_SHA256_LANES_MAX][8], expected[AG_SHA256_LANES_MAX][8];
-            uint32_t alone[8];
-            for (unsigned i = 0; i < kernel->lanes; i++) {
+            uint32_t alone[8], two[2][8];
+            for (unsigned i = 0; i < AG_SHA256_LANES_MAX; i++) {
                 data[i] = i % 2 == 0 ? in.end - 64 * count - shift - 100 * i / 2
                                      : in.begin + shift + i;
                 for (int j = 0; j < 8; j++) {
@@ -277,6 +277,9 @@ kernel_blocks_at_page_ends(const struct ag_sha256_kernel *kernel)
             memcpy(alone, states[0], sizeof(alone));
             kernel->blocks(alone, data[0], count);
             ASSERT_EQ_MEM(alone, expected[0], 32);
+            memcpy(two, states, sizeof(two));
+            kernel->blocks_of_two(two, data, count);
+            ASSERT_EQ_MEM(two, expected, sizeof(two));
             kernel->blocks_in_step(states, data, count);
             ASSERT_EQ_MEM(states, expected, 32 * kernel->lanes);
         }
@@ -351,6 +354,13 @@ bad_blocks_in_step(uint32_t (*states)[8], const uint8_t *const *data, size_t cou
 }
 
 static void
+bad_blocks_of_two(uint32_t (*states)[8], const uint8_t *const *data, size_t count)
+{
+    ag_sha256_portable.blocks_of_two(states, data, count);
+    states[1][7] ^= wrong_in == 5;
+}
+
+static void
 bad_node(const uint8_t *left, const uint8_t *right, uint8_t *out)
 {
     uint8_t last = right[31];
@@ -398,15 +408,21 @@ failing_oracle(const void *data, size_t n, uint8_t out[32])
 static void
 bad_kernel_is_never_chosen(void)
 {
-    const struct ag_sha256_kernel bad = {
-        "bad",    2,         yes,         bad_blocks, bad_blocks_in_step,
-        bad_node, bad_nodes, bad_leaves32};
+    const struct ag_sha256_kernel bad = {.name = "bad",
+                                         .lanes = 2,
+                                         .runs_here = yes,
+                                         .blocks = bad_blocks,
+                                         .blocks_in_step = bad_blocks_in_step,
+                                         .blocks_of_two = bad_blocks_of_two,
+                                         .node = bad_node,
+                                         .nodes = bad_nodes,
+                                         .leaves32 = bad_leaves32};
     const struct ag_sha256_kernel absent = {
         .name = "absent", .lanes = 2, .runs_here = no};
     const struct ag_sha256_kernel *list[] = {&bad, &ag_sha256_portable, &absent};
     bool passed[3];
     double ns[3];
-    for (wrong_in = 0; wrong_in < 5; wrong_in++) {
+    for (wrong_in = 0; wrong_in < 6; wrong_in++) {
         ASSERT_EQ(ag_sha256_self_test(&bad, ag_sha256_openssl), AG_ECRYPTO);
         ASSERT_EQ_PTR(ag_sha256_select(list, 3, ag_sha256_openssl, passed, ns),
                       &ag_sha256_portable);

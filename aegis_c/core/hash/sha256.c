@@ -139,21 +139,75 @@ put_digest(const uint32_t state[8], uint8_t out[AG_HASH_SIZE])
     }
 }
 
+/* The last one or two blocks of a message, padded; returns how many. */
+static size_t
+pad(const struct ag_sha256 *ctx, uint8_t to[128])
+{
+    size_t held = (size_t)(ctx->length & 63), blocks = held < 56 ? 1 : 2;
+    memcpy(to, ctx->block, held);
+    to[held] = 0x80;
+    memset(to + held + 1, 0, 64 * blocks - 9 - held);
+    ag_put_u64be(to + 64 * blocks - 8, ctx->length << 3);
+    return blocks;
+}
+
 void
 ag_sha256_final(struct ag_sha256 *ctx, uint8_t out[AG_HASH_SIZE])
 {
-    const struct ag_sha256_kernel *k = kernel();
-    size_t held = (size_t)(ctx->length & 63);
-    ctx->block[held++] = 0x80;
-    if (held > 56) {
-        memset(ctx->block + held, 0, 64 - held);
-        k->blocks(ctx->state, ctx->block, 1);
-        held = 0;
-    }
-    memset(ctx->block + held, 0, 56 - held);
-    ag_put_u64be(ctx->block + 56, ctx->length << 3);
-    k->blocks(ctx->state, ctx->block, 1);
+    uint8_t last[128];
+    size_t blocks = pad(ctx, last);
+    kernel()->blocks(ctx->state, last, blocks);
     put_digest(ctx->state, out);
+}
+
+/* `blocks` blocks of each of two messages, in step. */
+static void
+take_two(struct ag_sha256 *a, struct ag_sha256 *b, const uint8_t *from_a,
+         const uint8_t *from_b, size_t blocks)
+{
+    const uint8_t *const data[2] = {from_a, from_b};
+    uint32_t states[2][8];
+    memcpy(states[0], a->state, sizeof(a->state));
+    memcpy(states[1], b->state, sizeof(b->state));
+    kernel()->blocks_of_two(states, data, blocks);
+    memcpy(a->state, states[0], sizeof(a->state));
+    memcpy(b->state, states[1], sizeof(b->state));
+}
+
+/* ag_sha256_update of two messages: in step as far as both have whole blocks. */
+static void
+update_two(struct ag_sha256 *a, struct ag_sha256 *b, struct ag_span from_a,
+           struct ag_span from_b)
+{
+    size_t common = from_a.size < from_b.size ? from_a.size / 64 : from_b.size / 64;
+    if (common > 0 && ((a->length | b->length) & 63) == 0) {
+        take_two(a, b, from_a.data, from_b.data, common);
+        a->length += 64 * common;
+        b->length += 64 * common;
+    } else {
+        common = 0;
+    }
+    if (from_a.size > 64 * common) {
+        ag_sha256_update(a, from_a.data + 64 * common, from_a.size - 64 * common);
+    }
+    if (from_b.size > 64 * common) {
+        ag_sha256_update(b, from_b.data + 64 * common, from_b.size - 64 * common);
+    }
+}
+
+static void
+final_two(struct ag_sha256 *a, struct ag_sha256 *b, uint8_t out[2][AG_HASH_SIZE])
+{
+    uint8_t last_a[128], last_b[128];
+    size_t blocks_a = pad(a, last_a), blocks_b = pad(b, last_b);
+    if (blocks_a == blocks_b) {
+        take_two(a, b, last_a, last_b, blocks_a);
+    } else {
+        kernel()->blocks(a->state, last_a, blocks_a);
+        kernel()->blocks(b->state, last_b, blocks_b);
+    }
+    put_digest(a->state, out[0]);
+    put_digest(b->state, out[1]);
 }
 
 void
@@ -206,25 +260,31 @@ ag_hash_hex(const uint8_t hash[AG_HASH_SIZE], char out[64])
 
 /* --- HMAC --- */
 
+/* The first blocks of the inner and the outer hash. */
+static void
+key_pads(const void *key, size_t n, uint8_t inner[64], uint8_t outer[64])
+{
+    uint8_t block[64] = {0};
+    if (n > sizeof(block)) {
+        ag_sha256(key, n, block);
+    } else if (n > 0) {
+        memcpy(block, key, n);
+    }
+    for (size_t i = 0; i < sizeof(block); i++) {
+        inner[i] = block[i] ^ 0x36;
+        outer[i] = block[i] ^ 0x5c;
+    }
+}
+
 void
 ag_hmac_init(struct ag_hmac *ctx, const void *key, size_t n)
 {
-    uint8_t pad[64] = {0};
-    if (n > sizeof(pad)) {
-        ag_sha256(key, n, pad);
-    } else if (n > 0) {
-        memcpy(pad, key, n);
-    }
-    for (size_t i = 0; i < sizeof(pad); i++) {
-        pad[i] ^= 0x36;
-    }
+    uint8_t inner[64], outer[64];
+    key_pads(key, n, inner, outer);
     ag_sha256_init(&ctx->inner);
-    ag_sha256_update(&ctx->inner, pad, sizeof(pad));
-    for (size_t i = 0; i < sizeof(pad); i++) {
-        pad[i] ^= 0x36 ^ 0x5c;
-    }
     ag_sha256_init(&ctx->outer);
-    ag_sha256_update(&ctx->outer, pad, sizeof(pad));
+    update_two(&ctx->inner, &ctx->outer, (struct ag_span){inner, 64},
+               (struct ag_span){outer, 64});
 }
 
 void
@@ -240,6 +300,30 @@ ag_hmac_final(struct ag_hmac *ctx, uint8_t out[AG_HASH_SIZE])
     ag_sha256_final(&ctx->inner, digest);
     ag_sha256_update(&ctx->outer, digest, sizeof(digest));
     ag_sha256_final(&ctx->outer, out);
+}
+
+void
+ag_hmac_init_two(struct ag_hmac ctx[2], const struct ag_span keys[2])
+{
+    for (int i = 0; i < 2; i++) {
+        ag_hmac_init(&ctx[i], keys[i].data, keys[i].size);
+    }
+}
+
+void
+ag_hmac_update_two(struct ag_hmac ctx[2], const struct ag_span data[2])
+{
+    update_two(&ctx[0].inner, &ctx[1].inner, data[0], data[1]);
+}
+
+void
+ag_hmac_final_two(struct ag_hmac ctx[2], uint8_t out[2][AG_HASH_SIZE])
+{
+    uint8_t digests[2][AG_HASH_SIZE];
+    final_two(&ctx[0].inner, &ctx[1].inner, digests);
+    update_two(&ctx[0].outer, &ctx[1].outer, (struct ag_span){digests[0], AG_HASH_SIZE},
+               (struct ag_span){digests[1], AG_HASH_SIZE});
+    final_two(&ctx[0].outer, &ctx[1].outer, out);
 }
 
 /* --- the two hashes of the tree --- */

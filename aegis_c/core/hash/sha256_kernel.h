@@ -22,6 +22,9 @@ struct ag_sha256_kernel {
     /* The same for `lanes` messages in step: `count` blocks of each. */
     void (*blocks_in_step)(uint32_t (*states)[8], const uint8_t *const *data,
                            size_t count);
+    /* The same for two messages: in step where that is faster, else one by one. */
+    void (*blocks_of_two)(uint32_t (*states)[8], const uint8_t *const *data,
+                          size_t count);
     /* RFC 6962 node of two children that lie anywhere; `out` may be one of them. */
     void (*node)(const uint8_t *left, const uint8_t *right, uint8_t *out);
     /* Nodes of adjacent pairs of children; `out` may be `children`. */

@@ -97,6 +97,13 @@ portable_blocks_in_step(uint32_t (*states)[8], const uint8_t *const *data, size_
     portable_blocks(states[0], data[0], count);
 }
 
+static void
+portable_blocks_of_two(uint32_t (*states)[8], const uint8_t *const *data, size_t count)
+{
+    portable_blocks(states[0], data[0], count);
+    portable_blocks(states[1], data[1], count);
+}
+
 /* Hashes blocks that already carry their padding. */
 static void
 portable_digest(const uint8_t *padded, size_t count, uint8_t *out)
@@ -150,6 +157,7 @@ const struct ag_sha256_kernel ag_sha256_portable = {
     .runs_here = portable_runs_here,
     .blocks = portable_blocks,
     .blocks_in_step = portable_blocks_in_step,
+    .blocks_of_two = portable_blocks_of_two,
     .node = portable_node,
     .nodes = portable_nodes,
     .leaves32 = portable_leaves32,

@@ -42,17 +42,18 @@ same_digest(const uint32_t state[8], const uint8_t expected[32])
     return memcmp(found, expected, 32) == 0;
 }
 
-/* Messages of every length, alone and, `lanes` of the same length, in step. */
+/* Messages of every length: alone, two, and `lanes` of the same length in step. */
 static int
 test_blocks(const struct ag_sha256_kernel *kernel, ag_sha256_oracle oracle)
 {
     uint8_t padded[AG_SHA256_LANES_MAX][260];
     uint8_t expected[AG_SHA256_LANES_MAX][32];
+    const unsigned messages = kernel->lanes > 2 ? kernel->lanes : 2;
     for (uint32_t n = 0; n < TEST_LENGTHS; n++) {
         size_t blocks = (n + 9 + 63) / 64;
         const uint8_t *data[AG_SHA256_LANES_MAX];
-        uint32_t alone[8], states[AG_SHA256_LANES_MAX][8];
-        for (unsigned i = 0; i < kernel->lanes; i++) {
+        uint32_t alone[8], two[2][8], states[AG_SHA256_LANES_MAX][8];
+        for (unsigned i = 0; i < messages; i++) {
             uint8_t *at = padded[i] + n % 4; /* unaligned, too */
             memset(padded[i], 0, sizeof(padded[i]));
             fill(at, n, n * 7 + i + 1);
@@ -68,6 +69,11 @@ test_blocks(const struct ag_sha256_kernel *kernel, ag_sha256_oracle oracle)
         memcpy(alone, ag_sha256_iv, sizeof(alone));
         kernel->blocks(alone, data[0], blocks);
         if (!same_digest(alone, expected[0])) {
+            return AG_ECRYPTO;
+        }
+        memcpy(two, states, sizeof(two));
+        kernel->blocks_of_two(two, data, blocks);
+        if (!same_digest(two[0], expected[0]) || !same_digest(two[1], expected[1])) {
             return AG_ECRYPTO;
         }
         kernel->blocks_in_step(states, data, blocks);

@@ -243,6 +243,20 @@ shani_node(const uint8_t *left, const uint8_t *right, uint8_t *out)
     nodes_of(&left, &right, false, out, 1);
 }
 
+/* The kernel of one message is used where interleaving does not pay. */
+SHANI static void
+shani_two_blocks_x1(uint32_t (*states)[8], const uint8_t *const *data, size_t count)
+{
+    blocks_of(states, data, count, 1);
+    blocks_of(states + 1, data + 1, count, 1);
+}
+
+SHANI static void
+shani_two_blocks(uint32_t (*states)[8], const uint8_t *const *data, size_t count)
+{
+    blocks_of(states, data, count, 2);
+}
+
 #define KERNEL(N)                                                                      \
     SHANI static void shani_blocks_x##N(uint32_t (*states)[8],                         \
                                         const uint8_t *const *data, size_t count)      \
@@ -278,6 +292,7 @@ shani_node(const uint8_t *left, const uint8_t *right, uint8_t *out)
         .runs_here = shani_runs_here,                                                  \
         .blocks = shani_blocks,                                                        \
         .blocks_in_step = shani_blocks_x##N,                                           \
+        .blocks_of_two = (N) == 1 ? shani_two_blocks_x1 : shani_two_blocks,            \
         .node = shani_node,                                                            \
         .nodes = shani_nodes_x##N,                                                     \
         .leaves32 = shani_leaves32_x##N,                                               \

@@ -1,7 +1,5 @@
 #include "log/entry.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/base64.h"
@@ -9,27 +7,37 @@
 
 /* ---- commitments ---- */
 
-static const char salt_label[] = "aegis/salt/v1";
+#define SALT_LABEL "aegis/salt/v1"
+#define SALT_MESSAGE (sizeof(SALT_LABEL) - 1 + AG_UUID_SIZE + 8)
+
+static void
+salt_message(const uint8_t id[AG_UUID_SIZE], enum ag_role role,
+             uint8_t to[SALT_MESSAGE])
+{
+    memcpy(to, SALT_LABEL, sizeof(SALT_LABEL) - 1);
+    memcpy(to + sizeof(SALT_LABEL) - 1, id, AG_UUID_SIZE);
+    memcpy(to + SALT_MESSAGE - 8, role == AG_ROLE_REQUEST ? "request" : "response", 8);
+}
 
 void
-ag_salt(const uint8_t *secret, size_t secret_n, const uint8_t id[AG_UUID_SIZE],
-        enum ag_role role, uint8_t salt[AG_HASH_SIZE])
+ag_salt(const struct ag_hmac *secret, const uint8_t id[AG_UUID_SIZE], enum ag_role role,
+        uint8_t salt[AG_HASH_SIZE])
 {
-    struct ag_hmac hmac;
-    ag_hmac_init(&hmac, secret, secret_n);
-    ag_hmac_update(&hmac, salt_label, sizeof(salt_label) - 1);
-    ag_hmac_update(&hmac, id, AG_UUID_SIZE);
-    ag_hmac_update(&hmac, role == AG_ROLE_REQUEST ? "request" : "response", 8);
+    uint8_t message[SALT_MESSAGE];
+    struct ag_hmac hmac = *secret;
+    salt_message(id, role, message);
+    ag_hmac_update(&hmac, message, sizeof(message));
     ag_hmac_final(&hmac, salt);
 }
 
 void
-ag_commitment_init(struct ag_commitment *c, const uint8_t *secret, size_t secret_n,
+ag_commitment_init(struct ag_commitment *c, const struct ag_hmac *secret,
                    const uint8_t id[AG_UUID_SIZE], enum ag_role role)
 {
-    memset(c, 0, sizeof(*c));
-    ag_salt(secret, secret_n, id, role, c->salt);
+    ag_salt(secret, id, role, c->salt);
     ag_hmac_init(&c->hmac, c->salt, AG_HASH_SIZE);
+    c->octets = 0;
+    c->finished = false;
 }
 
 int
@@ -49,6 +57,30 @@ ag_commitment_finish(struct ag_commitment *c)
     if (!c->finished) {
         ag_hmac_final(&c->hmac, c->digest);
         c->finished = true;
+    }
+}
+
+void
+ag_commitment_two(struct ag_commitment c[2], const struct ag_hmac *secret,
+                  const uint8_t id[AG_UUID_SIZE], const struct ag_span bodies[2])
+{
+    uint8_t messages[2][SALT_MESSAGE], salts[2][AG_HASH_SIZE], digests[2][AG_HASH_SIZE];
+    struct ag_hmac hmac[2] = {*secret, *secret};
+    salt_message(id, AG_ROLE_REQUEST, messages[0]);
+    salt_message(id, AG_ROLE_RESPONSE, messages[1]);
+    ag_hmac_update_two(hmac, (const struct ag_span[2]){{messages[0], SALT_MESSAGE},
+                                                       {messages[1], SALT_MESSAGE}});
+    ag_hmac_final_two(hmac, salts);
+    ag_hmac_init_two(hmac, (const struct ag_span[2]){{salts[0], AG_HASH_SIZE},
+                                                     {salts[1], AG_HASH_SIZE}});
+    ag_hmac_update_two(hmac, bodies);
+    ag_hmac_final_two(hmac, digests);
+    for (int i = 0; i < 2; i++) {
+        c[i].hmac = hmac[i]; /* used up */
+        memcpy(c[i].salt, salts[i], AG_HASH_SIZE);
+        memcpy(c[i].digest, digests[i], AG_HASH_SIZE);
+        c[i].octets = bodies[i].size;
+        c[i].finished = true;
     }
 }
 
@@ -277,14 +309,38 @@ ag_meta_id(const uint8_t *meta, size_t n, uint8_t id[AG_UUID_SIZE],
 /* ---- the final bytes ---- */
 
 static size_t
-put_commitment(char *to, size_t room, bool comma, const char *name,
-               const struct ag_commitment *c)
+put_text(char *to, const char *text)
 {
-    char encoded[AG_BASE64_SIZE(AG_HASH_SIZE) + 1];
-    encoded[ag_base64_encode(encoded, c->digest, AG_HASH_SIZE)] = '\0';
-    return (size_t)snprintf(to, room,
-                            "%s\"%s\":{\"bytes\":%" PRIu64 ",\"commitment\":\"%s\"}",
-                            comma ? "," : "", name, c->octets, encoded);
+    size_t n = strlen(text);
+    memcpy(to, text, n);
+    return n;
+}
+
+static size_t
+put_number(char *to, uint64_t number)
+{
+    char digits[20];
+    size_t n = 0;
+    do {
+        digits[sizeof(digits) - ++n] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    memcpy(to, digits + sizeof(digits) - n, n);
+    return n;
+}
+
+/* At most 102 octets, so that two of them fit AG_ENTRY_TAIL_MAX. */
+static size_t
+put_commitment(char *to, bool comma, const char *name, const struct ag_commitment *c)
+{
+    size_t n = put_text(to, comma ? ",\"" : "\"");
+    n += put_text(to + n, name);
+    n += put_text(to + n, "\":{\"bytes\":");
+    n += put_number(to + n, c->octets);
+    n += put_text(to + n, ",\"commitment\":\"");
+    n += ag_base64_encode(to + n, c->digest, AG_HASH_SIZE);
+    n += put_text(to + n, "\"}");
+    return n;
 }
 
 size_t
@@ -294,12 +350,11 @@ ag_entry_tail(bool meta_is_empty, const struct ag_commitment *request,
     size_t n = 0;
     bool comma = !meta_is_empty;
     if (request != NULL) {
-        n += put_commitment(tail, AG_ENTRY_TAIL_MAX, comma, "request", request);
+        n += put_commitment(tail, comma, "request", request);
         comma = true;
     }
     if (response != NULL) {
-        n += put_commitment(tail + n, AG_ENTRY_TAIL_MAX - n, comma, "response",
-                            response);
+        n += put_commitment(tail + n, comma, "response", response);
     }
     tail[n++] = '}';
     return n;

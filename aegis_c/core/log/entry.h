@@ -23,8 +23,9 @@
 enum ag_role { AG_ROLE_REQUEST, AG_ROLE_RESPONSE };
 
 /* salt = HMAC-SHA-256(secret, "aegis/salt/v1" || id || role); role is 8 octets:
- * "request\0" or "response". */
-void ag_salt(const uint8_t *secret, size_t secret_n, const uint8_t id[AG_UUID_SIZE],
+ * "request\0" or "response". `secret` is what ag_hmac_init made of the subject secret,
+ * here and below: one that serves many calls is taken once. */
+void ag_salt(const struct ag_hmac *secret, const uint8_t id[AG_UUID_SIZE],
              enum ag_role role, uint8_t salt[AG_HASH_SIZE]);
 
 /* commitment = HMAC-SHA-256(salt, octets), taken piece by piece. Owner thread. */
@@ -36,11 +37,16 @@ struct ag_commitment {
     bool finished;
 };
 
-void ag_commitment_init(struct ag_commitment *c, const uint8_t *secret, size_t secret_n,
+void ag_commitment_init(struct ag_commitment *c, const struct ag_hmac *secret,
                         const uint8_t id[AG_UUID_SIZE], enum ag_role role);
 /* AG_ECLOSED when it is finished already. */
 int ag_commitment_update(struct ag_commitment *c, const void *data, size_t n);
 void ag_commitment_finish(struct ag_commitment *c); /* again: no effect */
+
+/* The finished commitments to the request and the response of one call, whose hashes
+ * are taken in step. */
+void ag_commitment_two(struct ag_commitment c[2], const struct ag_hmac *secret,
+                       const uint8_t id[AG_UUID_SIZE], const struct ag_span bodies[2]);
 
 /* Text form 8-4-4-4-12, either case. AG_EINVAL. */
 int ag_uuid_parse(const char *text, size_t n, uint8_t id[AG_UUID_SIZE]);

@@ -2,15 +2,15 @@
 
 #include <inttypes.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
+#include "base/process.h"
 #include "log/ledger_state.h"
 
 static int
 check_process(const struct ag_ledger *ledger, struct ag_error *err)
 {
-    if (ledger->pid != getpid()) {
+    if (ledger->process != ag_process()) {
         int status = ag_fail(err, AG_EFORKED, "ledger of the parent process");
         ag_error_advice(err, "Open a ledger of its own in the child.");
         return status;
@@ -99,16 +99,35 @@ ag_ledger_submit(struct ag_ledger *ledger, const uint8_t *meta, size_t meta_n,
     return status == AG_OK ? AG_OK : refuse_submit(status, n, err);
 }
 
+/* The shard's own secret, or `secret` taken into *given. */
+static const struct ag_hmac *
+take_secret(const struct ag_ledger *ledger, const uint8_t *secret, size_t secret_n,
+            struct ag_hmac *given)
+{
+    if (secret == NULL) {
+        return &ledger->secret_taken;
+    }
+    ag_hmac_init(given, secret, secret_n);
+    return given;
+}
+
 void
 ag_ledger_commitment(const struct ag_ledger *ledger, const uint8_t *secret,
                      size_t secret_n, const uint8_t id[AG_UUID_SIZE], enum ag_role role,
                      struct ag_commitment *commitment)
 {
-    if (secret == NULL) {
-        secret = ledger->secret;
-        secret_n = sizeof(ledger->secret);
-    }
-    ag_commitment_init(commitment, secret, secret_n, id, role);
+    struct ag_hmac given;
+    ag_commitment_init(commitment, take_secret(ledger, secret, secret_n, &given), id,
+                       role);
+}
+
+void
+ag_ledger_commit_two(const struct ag_ledger *ledger, const uint8_t *secret,
+                     size_t secret_n, const uint8_t id[AG_UUID_SIZE],
+                     const struct ag_span bodies[2], struct ag_commitment c[2])
+{
+    struct ag_hmac given;
+    ag_commitment_two(c, take_secret(ledger, secret, secret_n, &given), id, bodies);
 }
 
 /* ---- stages ---- */

@@ -81,6 +81,10 @@ int ag_ledger_submit(struct ag_ledger *ledger, const uint8_t *meta, size_t meta_
 void ag_ledger_commitment(const struct ag_ledger *ledger, const uint8_t *secret,
                           size_t secret_n, const uint8_t id[AG_UUID_SIZE],
                           enum ag_role role, struct ag_commitment *commitment);
+/* The finished commitments to both bodies of one call. */
+void ag_ledger_commit_two(const struct ag_ledger *ledger, const uint8_t *secret,
+                          size_t secret_n, const uint8_t id[AG_UUID_SIZE],
+                          const struct ag_span bodies[2], struct ag_commitment c[2]);
 
 /* Entries submitted; entries that have reached `stage`; free bytes of the ring, of
  * which an entry takes its length, padded to 8, and 16. */

@@ -1,9 +1,9 @@
 /* What a ledger knows of ids and intents: submitted ids that are not in the column yet,
  * looking up, and keeping the column whole. */
 #include <string.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/process.h"
 #include "log/ledger_state.h"
 
 /* Ids of entries first .. first + AG_PENDING_CHUNK - 1, as far as submitted. */
@@ -185,7 +185,7 @@ ag_ledger_find(struct ag_ledger *ledger, const uint8_t id[AG_UUID_SIZE],
 {
     struct ag_ids_source source = source_of(ledger);
     uint64_t damaged = UINT64_MAX;
-    if (ledger->pid != getpid()) {
+    if (ledger->process != ag_process()) {
         return ag_fail(err, AG_EFORKED, "ledger of the parent process");
     }
     /* First what is not in the column: what moves there meanwhile is found twice. */

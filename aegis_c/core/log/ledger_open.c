@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/process.h"
 #include "log/ledger_state.h"
 
 #define IDENTITY_MAX 1024
@@ -254,6 +254,7 @@ load_secret(struct ag_ledger *ledger, const char *name, struct ag_error *err)
     }
     if (status == AG_OK) {
         memcpy(ledger->secret, secret, AG_HASH_SIZE);
+        ag_hmac_init(&ledger->secret_taken, ledger->secret, AG_HASH_SIZE);
         name_secret(ledger, found);
         if (name[0] != '\0' && strcmp(name, found) != 0) {
             status = refuse_private_file(path, "subject secret is not this log's", err);
@@ -343,7 +344,7 @@ ag_ledger_free(struct ag_ledger *ledger)
 {
     ag_signer_free(ledger->signer);
     if (ledger->lock_fd >= 0) {
-        if (ledger->pid == getpid()) { /* else it would be the parent's */
+        if (ledger->process == ag_process()) { /* else it would be the parent's */
             (void)ledger->io->unlock(ledger->io->ctx, ledger->lock_fd);
         }
         (void)ledger->io->close(ledger->io->ctx, ledger->lock_fd);
@@ -367,7 +368,7 @@ make(const struct ag_ledger_options *options, struct ag_ledger **ledger,
         return ag_fail(err, AG_ENOMEM, "no memory for the ledger");
     }
     made->io = options->io != NULL ? options->io : ag_io_posix();
-    made->pid = getpid();
+    made->process = ag_process();
     made->lock_fd = made->store.root_fd = made->ids.tail_fd = -1;
     made->wakeup.read_fd = made->wakeup.write_fd = -1;
     made->publish_gap_ns = options->publish_gap_us * 1000;
@@ -464,7 +465,7 @@ join_thread(struct ag_ledger *ledger, uint64_t close_by)
 int
 ag_ledger_close(struct ag_ledger *ledger, struct ag_error *err)
 {
-    if (ledger->pid != getpid()) {
+    if (ledger->process != ag_process()) {
         ag_wal_abandon(ledger->wal);
         ag_ledger_free(ledger);
         return AG_OK;

@@ -36,11 +36,12 @@ struct ag_ledger {
     char private_dir[PATH_MAX - 128];
     char archive[PATH_MAX];
     char origin[AG_ORIGIN_MAX + 1];
-    uint8_t secret[AG_HASH_SIZE]; /* default subject secret */
+    uint8_t secret[AG_HASH_SIZE]; /* default subject secret ... */
+    struct ag_hmac secret_taken;  /* ... as commitments start from it */
     uint64_t publish_gap_ns, publish_max_ns, close_max_ns;
     int lock_fd;
     struct ag_wakeup wakeup;
-    pid_t pid;
+    uint64_t process; /* that opened it: see base/process.h */
     pthread_t thread;
 
     pthread_mutex_t lock;
