@@ -41,8 +41,8 @@ def _ended(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with gateway.json, pytest.json, start.json and once.txt, of short runs side by
-    side."""
+    """A folder with gateway.json, pytest.json, start.json, limits.json and once.txt, of short runs
+    side by side."""
     folder: Path = tmp_path_factory.mktemp("results")
     few = ("--rounds", "1", "--calls", "10")
     timed = ("benchmarks/test_boundary.py", "-k", "len", "--benchmark-only")
@@ -53,15 +53,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ) as gw,
         _start("pytest", *timed, f"--benchmark-json={folder / 'pytest.json'}") as short,
         _start("benchmarks.start", str(ENTRIES), *few, "--dir", folder) as begun,
+        _start(
+            "benchmarks.gateway.limits",
+            *("--rounds", "1", "--seconds", "0.05", "--json", folder / "limits.json"),
+        ) as limits,
     ):
         try:
             said, _ = once.communicate(timeout=300)
             (folder / "once.txt").write_text(f"{said}\nexit status {once.returncode}")
             _ended(gw)
             _ended(short)
+            _ended(limits)
             (folder / "start.json").write_text(_ended(begun).splitlines()[-1])
         finally:
-            for process in (once, gw, short, begun):
+            for process in (once, gw, short, begun, limits):
                 process.kill()
     return folder
 
@@ -106,7 +111,7 @@ def test_start_measures_a_ledger_of_any_size(results: Path) -> None:
 def test_report_fills_a_file_with_the_measured_numbers(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results: all -->\nold\n<!-- end -->\nafter\n")
-    files = (results / "gateway.json", results / "pytest.json")
+    files = (results / "gateway.json", results / "pytest.json", results / "limits.json")
     for _ in range(2):  # the second time over the first one's tables
         with _start("benchmarks.report", *files, "--into", page) as report:
             _ended(report)
@@ -118,6 +123,7 @@ def test_report_fills_a_file_with_the_measured_numbers(results: Path, tmp_path: 
     cpu = {row["connections"]: row["cpu_us"] for row in governed if row["target"] == "governed"}
     assert f"| {cpu[1]:,.0f} | {cpu[8]:,.0f} | {cpu[64]:,.0f} |" in text
     assert "| Python class |" in text
+    assert text.count("### One plain call with limits") == text.count("| no limits |") == 1
 
 
 def test_report_refuses_a_name_that_it_has_no_results_for(results: Path, tmp_path: Path) -> None:

@@ -40,7 +40,15 @@ def build(
     """Path of the program; compiled again only when a source or the command has changed."""
     folder = ROOT / "build" / "native"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*(cc or compiler()), *FLAGS, *flags, *sources, *core(without, folders), "-lcrypto"]
+    command = [
+        *(cc or compiler()),
+        *FLAGS,
+        *flags,
+        *sources,
+        *core(without, folders),
+        "-lcrypto",
+        "-lm",
+    ]
     inputs = [*(ROOT / "aegis_c/core").rglob("*.[ch]"), *(ROOT / "tests/c").glob("*.[ch]")]
     inputs += [ROOT / source for source in sources]
     state = hashlib.sha256(repr(command).encode())

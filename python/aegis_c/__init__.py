@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aegis_c._native import (
     AegisError,
+    Baselines,
     Commitment,
     ConcurrencyLimiter,
     Decision,
@@ -22,6 +23,7 @@ from aegis_c._native import (
     MmrAccumulator,
     Plan,
     RateLimiter,
+    ReplyAnalysis,
     RequestGuard,
     Reservation,
     VerificationError,
@@ -35,6 +37,9 @@ from aegis_c._native import (
     kernels,
     leaf_hash,
     node_hash,
+    token_divergence,
+    token_entropy,
+    token_key,
     verify_consistency,
     verify_inclusion,
 )
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AegisError",
+    "Baselines",
     "Commitment",
     "ConcurrencyLimiter",
     "Decision",
@@ -58,6 +64,7 @@ __all__ = [
     "MmrAccumulator",
     "Plan",
     "RateLimiter",
+    "ReplyAnalysis",
     "RequestGuard",
     "Reservation",
     "VerificationError",
@@ -72,6 +79,9 @@ __all__ = [
     "kernels",
     "leaf_hash",
     "node_hash",
+    "token_divergence",
+    "token_entropy",
+    "token_key",
     "verify_consistency",
     "verify_inclusion",
 ]

@@ -5,6 +5,7 @@
 #include "check.h"
 #include "guard_pages.h"
 #include "log/entry.h"
+#include "log/entry_pattern.h"
 #include "log/entry_schema.h"
 
 #define ID "0190b0aa-0000-7000-8000-000000000001"
@@ -150,6 +151,40 @@ limits(void)
     ASSERT(!conforms(entry, (size_t)n));
 }
 
+/* Every octet at every place of every pattern, at the edge of what may be read. */
+static void
+patterns_octet_by_octet(void)
+{
+    static const char *const digits = "0123456789";
+    static const char *const hex = "0123456789abcdef";
+    static const char *const base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv"
+                                      "wxyz0123456789+/";
+    const struct {
+        enum ag_pattern pattern;
+        const char *good, *class, *fixed;
+    } cases[] = {
+        {AG_PATTERN_UUID, ID, hex, "-"},
+        {AG_PATTERN_TIME, TIME, digits, "-T:.Z"},
+        {AG_PATTERN_DIGEST, HASH, hex, ""},
+        {AG_PATTERN_COMMITMENT, BASE64, base64, "="},
+    };
+    for (size_t k = 0; k < sizeof(cases) / sizeof(cases[0]); k++) {
+        size_t n = strlen(cases[k].good);
+        uint8_t *text = guard.end - n;
+        ASSERT_EQ_U(ag_pattern_length(cases[k].pattern), n);
+        for (size_t i = 0; i < n; i++) {
+            bool fixed = strchr(cases[k].fixed, cases[k].good[i]) != NULL;
+            for (int c = 0; c < 256; c++) {
+                bool good = fixed ? c == cases[k].good[i]
+                                  : c != 0 && strchr(cases[k].class, c) != NULL;
+                memcpy(text, cases[k].good, n);
+                text[i] = (uint8_t)c;
+                ASSERT_EQ(ag_pattern_matches(cases[k].pattern, text), good);
+            }
+        }
+    }
+}
+
 /* Whatever is done to it, it ends, and never reads beyond. */
 static void
 broken_entries(void)
@@ -184,6 +219,7 @@ main(void)
     RUN(values);
     RUN(members_occur_once);
     RUN(limits);
+    RUN(patterns_octet_by_octet);
     RUN(broken_entries);
     guard_pages_free(&guard);
     return 0;

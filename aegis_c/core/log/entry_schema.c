@@ -2,14 +2,12 @@
 
 #include <string.h>
 
-#include "base/bytes.h"
-#include "base/utf8.h"
-#include "hash/sha256.h"
 #include "log/entry.h"
+#include "log/entry_pattern.h"
+#include "log/entry_walk.h"
 
 #define DEPTH_MAX 12     /* objects and arrays inside each other */
 #define NAMES_MAX 48     /* members of one object */
-#define NUMBER_MAX 32    /* characters of a number */
 #define TEXT_MAX 256     /* octets of a capped text */
 #define SUFFIX "_sha256" /* of a member that holds the hash of a capped one */
 
@@ -26,14 +24,16 @@ enum rule {
     MODEL,  /* an object by model_rules */
     BODY,   /* an object by body_rules, all of them there */
     SHARDS, /* an object by shards_rules, all of them there */
-    UUID,   /* the last four: a text that matches a pattern */
+    UUID,   /* the last four: a text by a pattern, in the order of enum ag_pattern */
     TIME,
     DIGEST,
     COMMITMENT,
 };
 
+#define NAME_ROOM 16
+
 struct member {
-    const char *name;
+    char name[NAME_ROOM];
     uint8_t length;
     uint8_t rule;
 };
@@ -100,324 +100,86 @@ static const char *const endings[] = {
     "shutdown", "internal_error", "abandoned",
 };
 
-/* What a character may stand for in a pattern. */
-enum { DIGIT = 1, HEX = 2, BASE64 = 4, DASH = 8, COLON = 16, DOT = 32, EQUALS = 64 };
-enum { LETTER_T = 128, LETTER_Z = 256 };
-#define FOUR(c, v) [c] = (v), [(c) + 1] = (v), [(c) + 2] = (v), [(c) + 3] = (v)
-#define EACH_DIGIT (DIGIT | HEX | BASE64)
-static const uint16_t classes[256] = {
-    FOUR('0', EACH_DIGIT),
-    FOUR('4', EACH_DIGIT),
-    ['8'] = EACH_DIGIT,
-    ['9'] = EACH_DIGIT,
-    FOUR('a', HEX | BASE64),
-    ['e'] = HEX | BASE64,
-    ['f'] = HEX | BASE64,
-    FOUR('g', BASE64),
-    FOUR('k', BASE64),
-    FOUR('o', BASE64),
-    FOUR('s', BASE64),
-    FOUR('w', BASE64),
-    FOUR('A', BASE64),
-    FOUR('E', BASE64),
-    FOUR('I', BASE64),
-    FOUR('M', BASE64),
-    ['Q'] = BASE64,
-    ['R'] = BASE64,
-    ['S'] = BASE64,
-    ['U'] = BASE64,
-    ['V'] = BASE64,
-    ['W'] = BASE64,
-    ['X'] = BASE64,
-    ['Y'] = BASE64,
-    ['T'] = BASE64 | LETTER_T,
-    ['Z'] = BASE64 | LETTER_Z,
-    ['+'] = BASE64,
-    ['/'] = BASE64,
-    ['-'] = DASH,
-    [':'] = COLON,
-    ['.'] = DOT,
-    ['='] = EQUALS,
-};
-
-struct run {
-    uint16_t class;
-    uint8_t count; /* 0: the end */
-};
-static const struct run uuid_runs[] = {
-    {HEX, 8},  {DASH, 1}, {HEX, 4},  {DASH, 1}, {HEX, 4},
-    {DASH, 1}, {HEX, 4},  {DASH, 1}, {HEX, 12}, {0, 0},
-};
-static const struct run time_runs[] = {
-    {DIGIT, 4},    {DASH, 1},  {DIGIT, 2}, {DASH, 1},     {DIGIT, 2},
-    {LETTER_T, 1}, {DIGIT, 2}, {COLON, 1}, {DIGIT, 2},    {COLON, 1},
-    {DIGIT, 2},    {DOT, 1},   {DIGIT, 6}, {LETTER_Z, 1}, {0, 0},
-};
-static const struct run digest_runs[] = {{HEX, 64}, {0, 0}};
-static const struct run commitment_runs[] = {{BASE64, 43}, {EQUALS, 1}, {0, 0}};
-
-static const struct {
-    const struct run *runs;
-    size_t length;
-} patterns[] = {
-    /* by rule - UUID */
-    {uuid_runs, 36},
-    {time_runs, 27},
-    {digest_runs, 64},
-    {commitment_runs, 44},
-};
-
-/* ---- tokens ---- */
-
 struct walk {
-    const uint8_t *at, *end;
+    const uint8_t *end;
     unsigned depth;
     size_t kind;           /* index in kinds */
     struct ag_span status; /* the value's characters; size 0: not seen */
     bool status_is_text;
 };
 
-struct text {
-    struct ag_span raw; /* between the quotes */
-    bool escaped;       /* holds a backslash */
-};
-
-static bool
-is_digit(uint8_t c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool
-is_space(uint8_t c)
-{
-    return c <= ' ' && (c == ' ' || c == '\n' || c == '\t' || c == '\r');
-}
-
-static void
-skip_space(struct walk *walk)
-{
-    while (walk->at < walk->end && is_space(*walk->at)) {
-        walk->at++;
-    }
-}
-
-static bool
-take(struct walk *walk, uint8_t c)
-{
-    if (walk->at == walk->end || *walk->at != c) {
-        return false;
-    }
-    walk->at++;
-    return true;
-}
-
-#define HIGHS 0x8080808080808080u /* the high bit of each of eight octets */
-
-/* Where the first quote, backslash or control character stands in the eight octets at
- * `from`; 8: nowhere. Collects the octets in *any. */
-static unsigned
-first_special(const uint8_t *from, uint64_t *any)
-{
-    const uint64_t ones = 0x0101010101010101u;
-    uint64_t eight = ag_get_u64le(from);
-    uint64_t quote = eight ^ (ones * '"'), slash = eight ^ (ones * '\\');
-    /* the high bit of each octet sought; a borrow can set others, but only above it */
-    uint64_t found = (((quote - ones) & ~quote) | ((slash - ones) & ~slash) |
-                      ((eight - ones * 0x20) & ~eight)) &
-                     HIGHS;
-    *any |= eight;
-    return found != 0 ? (unsigned)__builtin_ctzll(found) / 8 : 8;
-}
-
-static bool
-is_hex(uint8_t c)
-{
-    return is_digit(c) || (c >= 'A' && (classes[c | 0x20] & HEX) != 0);
-}
-
-/* Behind a backslash. */
-static bool
-take_escape(struct walk *walk)
-{
-    if (walk->at == walk->end) {
-        return false;
-    }
-    uint8_t c = *walk->at++;
-    if (c != 'u') {
-        return c != 0 && strchr("\"\\/bfnrt", c) != NULL;
-    }
-    for (int i = 0; i < 4; i++, walk->at++) {
-        if (walk->at == walk->end || !is_hex(*walk->at)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool
-take_text(struct walk *walk, struct text *text)
-{
-    if (!take(walk, '"')) {
-        return false;
-    }
-    const uint8_t *start = walk->at;
-    uint64_t any = 0;
-    text->escaped = false;
-    for (;;) {
-        unsigned skip = 8;
-        while (skip == 8 && walk->end - walk->at >= 8) {
-            skip = first_special(walk->at, &any);
-            walk->at += skip;
-        }
-        while (walk->at < walk->end && *walk->at != '"' && *walk->at != '\\' &&
-               *walk->at >= 0x20) {
-            any |= (uint64_t)*walk->at++;
-        }
-        if (walk->at == walk->end || *walk->at < 0x20) {
-            return false;
-        }
-        if (*walk->at++ == '"') {
-            text->raw.data = start;
-            text->raw.size = (size_t)(walk->at - 1 - start);
-            return (any & HIGHS) == 0 ||
-                   ag_utf8_valid_prefix(start, text->raw.size) == text->raw.size;
-        }
-        text->escaped = true;
-        if (!take_escape(walk)) {
-            return false;
-        }
-    }
-}
-
-static size_t
-take_digits(struct walk *walk)
-{
-    const uint8_t *start = walk->at;
-    while (walk->at < walk->end && is_digit(*walk->at)) {
-        walk->at++;
-    }
-    return (size_t)(walk->at - start);
-}
-
-/* A number; *count tells whether it is an integer without a sign. */
-static bool
-take_number(struct walk *walk, struct ag_span *raw, bool *count)
-{
-    const uint8_t *start = walk->at;
-    *count = !take(walk, '-');
-    const uint8_t *first = walk->at;
-    size_t digits = take_digits(walk);
-    if (digits == 0 || (digits > 1 && *first == '0')) {
-        return false;
-    }
-    if (take(walk, '.')) {
-        *count = false;
-        if (take_digits(walk) == 0) {
-            return false;
-        }
-    }
-    if (walk->at < walk->end && (*walk->at | 0x20) == 'e') {
-        *count = false;
-        walk->at++;
-        if (!take(walk, '+')) {
-            (void)take(walk, '-');
-        }
-        if (take_digits(walk) == 0) {
-            return false;
-        }
-    }
-    raw->data = start;
-    raw->size = (size_t)(walk->at - start);
-    return raw->size <= NUMBER_MAX;
-}
-
-static bool
-take_word(struct walk *walk, const char *word, size_t n)
-{
-    if ((size_t)(walk->end - walk->at) < n || memcmp(walk->at, word, n) != 0) {
-        return false;
-    }
-    walk->at += n;
-    return true;
-}
-
 /* ---- values ---- */
 
-static bool take_object(struct walk *walk, const struct member *rules, size_t count,
-                        uint32_t *seen);
+static const uint8_t *take_object(struct walk *walk, const uint8_t *p,
+                                  const struct member *rules, size_t count,
+                                  uint32_t *seen);
 
-static bool take_value(struct walk *walk);
+static const uint8_t *take_value(struct walk *walk, const uint8_t *p);
 
-static bool
-take_array(struct walk *walk)
+static const uint8_t *
+take_array(struct walk *walk, const uint8_t *p)
 {
     if (++walk->depth > DEPTH_MAX) {
-        return false;
+        return NULL;
     }
-    walk->at++;
-    skip_space(walk);
-    if (!take(walk, ']')) {
-        do {
-            if (!take_value(walk)) {
-                return false;
-            }
-            skip_space(walk);
-        } while (take(walk, ','));
-        if (!take(walk, ']')) {
-            return false;
+    p = skip_space(p + 1, walk->end);
+    if (p < walk->end && *p == ']') {
+        walk->depth--;
+        return p + 1;
+    }
+    for (;;) {
+        p = take_value(walk, skip_space(p, walk->end));
+        if (p == NULL) {
+            return NULL;
         }
+        p = skip_space(p, walk->end);
+        if (p == walk->end || *p != ',') {
+            break;
+        }
+        p++;
     }
     walk->depth--;
-    return true;
+    return take(p, walk->end, ']');
 }
 
 /* Any value. */
-static bool
-take_value(struct walk *walk)
+static const uint8_t *
+take_value(struct walk *walk, const uint8_t *p)
 {
     struct text text;
     struct ag_span number;
     uint32_t seen;
     bool count;
-    skip_space(walk);
-    if (walk->at == walk->end) {
-        return false;
+    if (p == walk->end) {
+        return NULL;
     }
-    switch (*walk->at) {
+    switch (*p) {
     case '"':
-        return take_text(walk, &text);
+        return take_text(p, walk->end, &text);
     case '{':
-        return take_object(walk, NULL, 0, &seen);
+        return take_object(walk, p, NULL, 0, &seen);
     case '[':
-        return take_array(walk);
+        return take_array(walk, p);
     case 't':
-        return take_word(walk, "true", 4);
+        return take_word(p, walk->end, "true", 4);
     case 'f':
-        return take_word(walk, "false", 5);
+        return take_word(p, walk->end, "false", 5);
     case 'n':
-        return take_word(walk, "null", 4);
+        return take_word(p, walk->end, "null", 4);
     default:
-        return take_number(walk, &number, &count);
+        return take_number(p, walk->end, &number, &count);
     }
 }
 
-static bool
-take_pattern(struct walk *walk, size_t pattern)
+static const uint8_t *
+take_pattern(struct walk *walk, const uint8_t *p, enum ag_pattern pattern)
 {
-    if (!take(walk, '"') || (size_t)(walk->end - walk->at) < patterns[pattern].length) {
-        return false;
+    size_t n = ag_pattern_length(pattern);
+    if ((size_t)(walk->end - p) < n + 2 || *p != '"' || p[n + 1] != '"' ||
+        !ag_pattern_matches(pattern, p + 1)) {
+        return NULL;
     }
-    for (const struct run *run = patterns[pattern].runs; run->count > 0; run++) {
-        uint16_t common = run->class;
-        for (const uint8_t *end = walk->at + run->count; walk->at < end; walk->at++) {
-            common &= classes[*walk->at];
-        }
-        if (common == 0) {
-            return false;
-        }
-    }
-    return take(walk, '"');
+    return p + n + 2;
 }
 
 static bool
@@ -427,7 +189,7 @@ equals(const struct ag_span *raw, const char *text)
 }
 
 static bool
-take_kind(struct walk *walk, const struct ag_span *raw)
+find_kind(struct walk *walk, const struct ag_span *raw)
 {
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
         if (equals(raw, kinds[i].name)) {
@@ -438,65 +200,79 @@ take_kind(struct walk *walk, const struct ag_span *raw)
     return false;
 }
 
-static bool
-take_status(struct walk *walk)
+static const uint8_t *
+take_status(struct walk *walk, const uint8_t *p)
 {
     struct text text;
-    bool count;
-    walk->status_is_text = walk->at < walk->end && *walk->at == '"';
+    bool count = false;
+    walk->status_is_text = p < walk->end && *p == '"';
     if (walk->status_is_text) {
-        bool good = take_text(walk, &text);
+        p = take_text(p, walk->end, &text);
+        if (p == NULL || text.escaped) {
+            return NULL;
+        }
         walk->status = text.raw;
-        return good && !text.escaped;
+        return p;
     }
-    return take_number(walk, &walk->status, &count) && count;
+    p = take_number(p, walk->end, &walk->status, &count);
+    return count ? p : NULL;
+}
+
+static const uint8_t *
+take_both(struct walk *walk, const uint8_t *p, const struct member rules[2])
+{
+    uint32_t seen = 0;
+    p = take_object(walk, p, rules, 2, &seen);
+    return seen == HAS_BOTH ? p : NULL;
 }
 
 /* A value that must keep `rule`. */
-static bool
-take_ruled(struct walk *walk, enum rule rule)
+static const uint8_t *
+take_ruled(struct walk *walk, const uint8_t *p, enum rule rule)
 {
     struct text text;
     struct ag_span raw;
     uint32_t seen = 0;
-    bool count;
-    skip_space(walk);
+    bool count = false;
     switch (rule) {
     case ANY:
-        return take_value(walk);
+        return take_value(walk, p);
     case ONE:
-        return take_number(walk, &raw, &count) && raw.size == 1 && *raw.data == '1';
+        p = take_number(p, walk->end, &raw, &count);
+        return p != NULL && raw.size == 1 && *raw.data == '1' ? p : NULL;
     case COUNT:
-        return take_number(walk, &raw, &count) && count;
+        p = take_number(p, walk->end, &raw, &count);
+        return count ? p : NULL;
     case STATUS:
-        return take_status(walk);
+        return take_status(walk, p);
     case OBJECT:
-        return take_object(walk, NULL, 0, &seen);
+        return take_object(walk, p, NULL, 0, &seen);
     case MODEL:
-        return take_object(walk, model_rules, RULES(model_rules), &seen);
+        return take_object(walk, p, model_rules, RULES(model_rules), &seen);
     case BODY:
-        return take_object(walk, body_rules, RULES(body_rules), &seen) &&
-               seen == HAS_BOTH;
+        return take_both(walk, p, body_rules);
     case SHARDS:
-        return take_object(walk, shards_rules, RULES(shards_rules), &seen) &&
-               seen == HAS_BOTH;
+        return take_both(walk, p, shards_rules);
     case TEXT: /* an escape is longer than what it stands for */
-        return take_text(walk, &text) && text.raw.size <= TEXT_MAX;
+        p = take_text(p, walk->end, &text);
+        return p != NULL && text.raw.size <= TEXT_MAX ? p : NULL;
     case KIND:
-        return take_text(walk, &text) && take_kind(walk, &text.raw);
+        p = take_text(p, walk->end, &text);
+        return p != NULL && find_kind(walk, &text.raw) ? p : NULL;
     case UUID:
     case TIME:
     case DIGEST:
     case COMMITMENT:
-        return take_pattern(walk, rule - UUID);
+        return take_pattern(walk, p, (enum ag_pattern)(rule - UUID));
     }
-    return false;
+    return NULL;
 }
 
 /* ---- objects ---- */
 
 /* The names of one object so far that have no rule. */
 struct names {
+    size_t next;     /* the rule behind the last one that applied */
     uint64_t filter; /* a bit for each; when it is not set, the name is new */
     size_t count;
     struct ag_span list[NAMES_MAX];
@@ -524,26 +300,34 @@ add_name(struct names *names, const struct ag_span *name)
     return true;
 }
 
-/* Names are short: a call of memcmp would take longer. */
+/* Whether the name at `text` is the rule's, which has its length; at least NAME_ROOM
+ * octets may be read there, or `exact`. */
 static inline bool
-same(const char *a, const uint8_t *b, size_t n)
+same_name(const struct member *rule, const uint8_t *text, bool exact)
 {
-    size_t i = 0;
-    while (i < n && (uint8_t)a[i] == b[i]) {
-        i++;
+#ifdef __SSE2__
+    if (!exact) {
+        __m128i a = _mm_loadu_si128((const __m128i *)(const void *)rule->name);
+        __m128i b = _mm_loadu_si128((const __m128i *)(const void *)text);
+        unsigned differ = ~(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(a, b));
+        return (differ & ((1u << rule->length) - 1)) == 0;
     }
-    return i == n;
+#else
+    (void)exact;
+#endif
+    return memcmp(rule->name, text, rule->length) == 0;
 }
 
 /* Index of the rule for a name, looked for from `next` on, around; `count`: none. */
-static size_t
+static inline size_t
 find_rule(const struct member *rules, size_t count, size_t next,
-          const struct ag_span *name)
+          const struct ag_span *name, const uint8_t *end)
 {
+    bool exact = end - name->data < NAME_ROOM;
     for (size_t tried = 0; tried < count; tried++, next++) {
         next = next == count ? 0 : next;
         if (rules[next].length == name->size &&
-            same(rules[next].name, name->data, name->size)) {
+            same_name(&rules[next], name->data, exact)) {
             return next;
         }
     }
@@ -557,54 +341,69 @@ is_digest_name(const struct ag_span *name)
     return name->size >= n && memcmp(name->data + name->size - n, SUFFIX, n) == 0;
 }
 
+/* Which rule the member `name` has to keep; false: it may not be there (again). */
+static inline bool
+find_member(const struct member *rules, size_t count, const struct ag_span *name,
+            const uint8_t *end, struct names *names, uint32_t *seen, enum rule *rule)
+{
+    size_t found = find_rule(rules, count, names->next, name, end);
+    *rule = ANY;
+    if (found < count) {
+        bool again = (*seen & 1u << found) != 0;
+        *seen |= 1u << found;
+        *rule = (enum rule)rules[found].rule;
+        names->next = found + 1;
+        return !again;
+    }
+    if (rules == entry_rules && is_digest_name(name)) {
+        *rule = DIGEST;
+    }
+    return add_name(names, name);
+}
+
 /* An object whose members keep `rules` where these name them; a bit of *seen is set for
  * each rule that applied. */
-static bool
-take_object(struct walk *walk, const struct member *rules, size_t count, uint32_t *seen)
+static const uint8_t *
+take_object(struct walk *walk, const uint8_t *p, const struct member *rules,
+            size_t count, uint32_t *seen)
 {
+    const uint8_t *end = walk->end;
     struct names names;
     struct text name;
-    size_t next = 0;
+    enum rule rule;
     names.filter = 0;
-    names.count = 0;
-    if (!take(walk, '{') || ++walk->depth > DEPTH_MAX) {
-        return false;
+    names.count = names.next = 0;
+    p = take(p, end, '{');
+    if (p == NULL || ++walk->depth > DEPTH_MAX) {
+        return NULL;
     }
-    skip_space(walk);
-    if (take(walk, '}')) {
+    p = skip_space(p, end);
+    if (p < end && *p == '}') {
         walk->depth--;
-        return true;
+        return p + 1;
     }
-    do {
-        skip_space(walk);
-        if (!take_text(walk, &name) || name.escaped) {
-            return false;
+    for (;;) {
+        p = take_text(skip_space(p, end), end, &name);
+        if (p == NULL || name.escaped) {
+            return NULL;
         }
-        skip_space(walk);
-        if (!take(walk, ':')) {
-            return false;
+        p = take(skip_space(p, end), end, ':');
+        if (p == NULL ||
+            !find_member(rules, count, &name.raw, end, &names, seen, &rule)) {
+            return NULL;
         }
-        size_t found = find_rule(rules, count, next, &name.raw);
-        enum rule rule = ANY;
-        if (found < count) {
-            if ((*seen & 1u << found) != 0) {
-                return false;
-            }
-            *seen |= 1u << found;
-            rule = (enum rule)rules[found].rule;
-            next = found + 1;
-        } else if (!add_name(&names, &name.raw)) {
-            return false;
-        } else if (rules == entry_rules && is_digest_name(&name.raw)) {
-            rule = DIGEST;
+        p = take_ruled(walk, skip_space(p, end), rule);
+        if (p == NULL) {
+            return NULL;
         }
-        if (!take_ruled(walk, rule)) {
-            return false;
+        p = skip_space(p, end);
+        if (p == end || *p != ',') {
+            break;
         }
-        skip_space(walk);
-    } while (take(walk, ','));
+        p++;
+    }
     walk->depth--;
-    return take(walk, '}');
+    return take(p, end, '}');
 }
 
 /* ---- the whole ---- */
@@ -628,17 +427,17 @@ status_fits(const struct walk *walk)
 bool
 ag_entry_conforms(const uint8_t *entry, size_t n)
 {
-    struct walk walk = {.at = entry, .end = entry + n};
+    struct walk walk = {.end = entry + n};
     uint32_t seen = 0;
     if (n > AG_ENTRY_MAX) {
         return false;
     }
-    skip_space(&walk);
-    if (!take_object(&walk, entry_rules, RULES(entry_rules), &seen)) {
+    const uint8_t *p = skip_space(entry, walk.end);
+    p = take_object(&walk, p, entry_rules, RULES(entry_rules), &seen);
+    if (p == NULL || skip_space(p, walk.end) != walk.end) {
         return false;
     }
-    skip_space(&walk);
     uint32_t required = HAS_ALWAYS | kinds[walk.kind].required;
-    return walk.at == walk.end && (seen & required) == required &&
+    return (seen & required) == required &&
            ((seen & HAS_STATUS) == 0 || status_fits(&walk));
 }
