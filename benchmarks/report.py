@@ -25,9 +25,11 @@ _TARGETS = {
     "direct": "direct to the upstream",
     "bare": "bare ASGI app, constant reply, no upstream",
     "passthrough": "bare ASGI app + own upstream client",
+    "aiohttp": "bare ASGI app + aiohttp",
     "governed": "**Aegis, every stage on**",
     "naive": "FastAPI + httpx + json/hmac record",
 }
+_PLAIN = ("passthrough", "aiohttp")  # what governs nothing: its floor, and the usual way
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -219,11 +221,18 @@ def _ratios(results: dict[str, Any]) -> str:
     for title, rows in (("CPU-bound", results["calls"]), ("20 ms upstream", results["delayed"])):
         found = _by_target(rows)
         for c, governed in found["governed"].items():
-            plain = found["passthrough"][c]
-            line = [f"{title}, c={c}", f"{plain['rps']:,.0f}", f"{governed['rps']:,.0f}"]
-            line += [f"{governed['rps'] / plain['rps']:.2f}"]
-            lines.append([*line, f"{plain['cpu_us'] / governed['cpu_us']:.2f}"])
-    header = ["", "pass-through, requests/s", "governed, requests/s", "ratio", "by CPU a call"]
+            line = [f"{title}, c={c}", f"{governed['rps']:,.0f}"]
+            for plain in (found[name][c] for name in _PLAIN if name in found):
+                line += [
+                    f"{plain['rps']:,.0f}",
+                    f"{governed['rps'] / plain['rps']:.2f}",
+                    f"{plain['cpu_us'] / governed['cpu_us']:.2f}",
+                ]
+            lines.append(line)
+    header = ["", "governed, requests/s"]
+    for name in _PLAIN:
+        if name in _by_target(results["calls"]):
+            header += [f"{_TARGETS[name]}, requests/s", "governed / it", "by CPU a call"]
     return table("Governed against plain", header, lines)
 
 

@@ -79,7 +79,7 @@ def test_every_benchmark_runs(results: Path) -> None:
 def test_gateway_harness_measures_every_target(results: Path) -> None:
     found: dict[str, Any] = json.loads((results / "gateway.json").read_text())
     calls = {(row["target"], row["connections"]): row for row in found["calls"]}
-    names = ("direct", "bare", "passthrough", "governed", "naive")
+    names = ("direct", "bare", "passthrough", "aiohttp", "governed", "naive")
     assert set(calls) == {(name, c) for name in names for c in (1, 8, 64)}
     for (name, _), row in calls.items():
         assert row["requests"] == CALLS and row["errors"] == 0
