@@ -76,13 +76,12 @@ close_ledger(struct ag_ledger *ledger)
 size_t
 make_entry(uint64_t i, char out[ENTRY_ROOM])
 {
-    char pad[200];
+    char pad[60];
     memset(pad, 'x', sizeof(pad));
     return (size_t)snprintf(out, ENTRY_ROOM,
                             "{\"kind\":\"%s\",\"id\":\"00000000-0000-7000-8000-"
                             "%012" PRIx64 "\",\"pad\":\"%.*s\"}",
-                            i % 9 == 0 ? "intent" : "call", i, (int)(i * 37 % 180),
-                            pad);
+                            i % 9 == 0 ? "intent" : "call", i, (int)(i * 37 % 60), pad);
 }
 
 void

@@ -25,7 +25,7 @@ int try_open(const char *name, const struct ag_io *io, const char *origin,
 struct ag_ledger *open_ledger(const char *name);
 void close_ledger(struct ag_ledger *ledger);
 
-/* Entry i: kind call, each ninth an intent; id_of(i); 70 to 250 octets. */
+/* Entry i: kind call, each ninth an intent; id_of(i); 70 to 130 octets. */
 size_t make_entry(uint64_t i, char out[ENTRY_ROOM]);
 void id_of(uint64_t i, uint8_t id[AG_UUID_SIZE]);
 
