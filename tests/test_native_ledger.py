@@ -351,3 +351,34 @@ def test_arguments_of_the_constructor(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(aegis_c.LedgerError, match="mkdir"):
         aegis_c.Ledger(tmp_path / "file" / "log")
+
+
+def test_the_key_itself_in_place_of_a_file(tmp_path: Path) -> None:
+    """It signs like the file that it came from, and is refused as such; no file is made of it."""
+
+    def opened(name: str, pem: str) -> aegis_c.Ledger:
+        return aegis_c.Ledger(tmp_path / name, private=tmp_path / "p" / name, key_pem=pem)
+
+    with aegis_c.Ledger(tmp_path / "a", private=tmp_path / "p" / "a") as ledger:
+        vkey = ledger.vkey
+    file = tmp_path / "p" / "a" / "log.key"
+    pem = file.read_text()
+    file.unlink()
+    with opened("a", pem) as ledger:
+        assert ledger.vkey == vkey
+        ledger.submit(b"{}")
+        ledger.wait(0, "published")
+    assert not file.exists()
+    with opened("new", pem) as ledger:
+        assert ledger.vkey.rpartition("+")[2] == vkey.rpartition("+")[2]  # the same key
+    assert not (tmp_path / "p" / "new" / "log.key").exists()
+    with aegis_c.Ledger(tmp_path / "b", private=tmp_path / "p" / "b"):
+        pass
+    other = (tmp_path / "p" / "b" / "log.key").read_text()
+    for wrong, says in ((other, "another log"), (pem[:60], "PEM"), ("", "PEM")):
+        with pytest.raises(aegis_c.LedgerError, match=says) as caught:
+            opened("a", wrong)
+        assert pem.splitlines()[1] not in str(caught.value)
+        assert getattr(caught.value, "advice", "")
+    with pytest.raises(aegis_c.AegisError, match="never made anew"):
+        aegis_c.Ledger(tmp_path / "a", private=tmp_path / "p" / "a")

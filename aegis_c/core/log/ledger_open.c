@@ -176,6 +176,19 @@ last_component(const char *path)
     return slash != NULL && slash[1] != '\0' ? slash + 1 : "w0";
 }
 
+/* The key that was given, or the one in its file, which a first start makes. */
+static int
+open_key(struct ag_ledger *ledger, const struct ag_ledger_options *options,
+         const char *key_path, int create, struct ag_error *err)
+{
+    if (options->key_pem != NULL) {
+        return ag_signer_from_pem(options->key_pem, strlen(options->key_pem),
+                                  ledger->origin, &ledger->signer, err);
+    }
+    return ag_signer_open(ledger->io, key_path, ledger->origin, create, &ledger->signer,
+                          err);
+}
+
 /* Makes key, secret and, last, the identity file, so that a start that was cut short is
  * simply made again. The log itself comes after it. */
 static int
@@ -201,8 +214,7 @@ first_start(struct ag_ledger *ledger, const struct ag_ledger_options *options,
                        "aegis.local/%016" PRIx64 "/%.100s", number,
                        last_component(options->path));
     }
-    status =
-        ag_signer_open(ledger->io, key_path, ledger->origin, 1, &ledger->signer, err);
+    status = open_key(ledger, options, key_path, 1, err);
     if (status == AG_OK) {
         status = ag_ledger_private_path(ledger, "subject.secret", path, err);
     }
@@ -293,6 +305,9 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     if (options->key_path != NULL) {
         (void)snprintf(key_path, sizeof(key_path), "%s", options->key_path);
     }
+    if (options->key_pem != NULL) {
+        key_path[0] = '\0'; /* errors name no file */
+    }
     if (status == AG_OK) {
         status = ag_ledger_private_path(ledger, "identity", identity_path, err);
     }
@@ -306,8 +321,7 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
             status = read_identity(ledger, identity_path, vkey, secret, err);
         }
     } else if (status == AG_OK) {
-        status = ag_signer_open(ledger->io, key_path, ledger->origin, 0,
-                                &ledger->signer, err);
+        status = open_key(ledger, options, key_path, 0, err);
         if (status == AG_ENOTFOUND) {
             ag_error_advice(err, "Restore the key of this log; it is never made anew.");
         }
