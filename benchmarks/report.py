@@ -81,6 +81,15 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> s
     return "\n".join(lines) + "\n"
 
 
+def fill_block(file: Path, name: str, text: str) -> None:
+    """Replace the block ``<!-- NAME -->`` .. ``<!-- end NAME -->`` of a file. Raises ValueError."""
+    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+    page, count = block.subn(lambda m: f"{m[1]}\n{text}\n{m[2]}", file.read_text())
+    if count != 1:
+        raise ValueError(f"{file} has no block <!-- {name} --> .. <!-- end {name} -->")
+    file.write_text(page)
+
+
 # ---- pytest-benchmark --------------------------------------------------------------------
 
 

@@ -388,7 +388,6 @@ class Runtime:
         if hasattr(self, "background"):
             await self.background.drain(seconds)
         if hasattr(self, "analyst"):
-            self.analyst.close()
             await asyncio.gather(self.webhook.close(seconds), self.alerts.close(seconds))
         if self.spans is not None:
             await self.spans.close(seconds)
