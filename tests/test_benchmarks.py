@@ -138,6 +138,25 @@ def test_report_refuses_a_name_that_it_has_no_results_for(results: Path, tmp_pat
     assert "kept" in page.read_text()
 
 
+def test_report_keeps_the_tables_of_other_runs(results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- results: another -->\nkept\n<!-- end -->\n"
+        "<!-- results: all -->\n\nof two runs\n\n### Another\n\n| 1 |\n\n"
+        "### One plain call with limits\n\n| old |\n\n### Last\n\n| 2 |\n\n<!-- end -->\n"
+    )
+    for _ in range(2):
+        with _start(
+            "benchmarks.report", results / "limits.json", "--into", page, "--keep"
+        ) as report:
+            _ended(report)
+    text = page.read_text()
+    assert "kept" in text and "of two runs" in text and "| old |" not in text
+    places = [text.index(title) for title in ("### Another", "### One plain", "### Last")]
+    assert places == sorted(places) and text.count("| no limits |") == 1
+    assert text.index("| 1 |") < text.index("| no limits |") < text.index("| 2 |")
+
+
 def test_readme_has_a_place_for_the_tables() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text()
     assert text.count("<!-- results: all -->") == text.count("<!-- end -->") == 1
