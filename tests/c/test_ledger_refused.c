@@ -26,6 +26,7 @@ logs_that_are_refused(void)
     make_small("lost", 0);
     drop("lost/private/w0/wal");
     refuses("lost", AG_EROLLBACK, "private/w0/checkpoint");
+    ASSERT_EQ(access(file_of(path, "lost", "private/w0/wal"), F_OK), -1);
 
     make_small("exchanged", 0); /* same length, other entries */
     make_small("donor", 1000);
@@ -61,6 +62,7 @@ folders_that_are_refused(void)
     make_small("halfcopied", 0);
     drop("halfcopied/private");
     refuses("halfcopied", AG_EFOREIGN, "ledger/w0/checkpoint");
+    ASSERT_EQ(access(file_of(path, "halfcopied", "private"), F_OK), -1);
 
     make_small("noidentity", 0);
     drop("noidentity/private/w0/identity");

@@ -144,15 +144,16 @@ exists(const struct ag_io *io, const char *path)
 
 /* A folder that holds a log, or the log itself, without the identity file. */
 static int
-refuse_without_identity(struct ag_ledger *ledger, struct ag_error *err)
+refuse_without_identity(struct ag_ledger *ledger, const char *published,
+                        struct ag_error *err)
 {
     const struct {
         const char *folder, *name;
     } signs[] = {
         {ledger->private_dir, "wal/LOG"},
-        {ledger->store.root, "checkpoint"},
-        {ledger->store.root, "tile"},
-        {ledger->store.root, VKEY_FILE},
+        {published, "checkpoint"},
+        {published, "tile"},
+        {published, VKEY_FILE},
     };
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof(signs) / sizeof(signs[0]); i++) {
@@ -198,7 +199,7 @@ first_start(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     char path[PATH_MAX];
     uint8_t secret[AG_HASH_SIZE];
     uint64_t number = 0;
-    int status = refuse_without_identity(ledger, err);
+    int status = refuse_without_identity(ledger, options->path, err);
     if (status != AG_OK) {
         return status;
     }
@@ -342,6 +343,45 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     return status == AG_OK ? ag_ledger_recover(ledger, options, err) : status;
 }
 
+/* A folder that is half of a log, as somebody copied it: told before anything is made
+ * in it. */
+static int
+look_before(struct ag_ledger *ledger, const struct ag_ledger_options *options,
+            struct ag_error *err)
+{
+    char path[PATH_MAX];
+    int status = ag_ledger_private_path(ledger, "identity", path, err);
+    return status == AG_OK && !exists(ledger->io, path)
+               ? refuse_without_identity(ledger, options->path, err)
+               : status;
+}
+
+/* What to do about a system that refuses, where nobody has said it yet. */
+static void
+advise(struct ag_error *err)
+{
+    if (err == NULL || err->advice[0] != '\0') {
+        return;
+    }
+    switch (err->sys_errno) {
+    case ENOSPC:
+    case EDQUOT:
+        ag_error_advice(err,
+                        "Free some space on this disk and start again: nothing was "
+                        "lost.");
+        break;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case ENOTDIR:
+    case EEXIST:
+        ag_error_advice(err, "The ledger needs a directory that this user may write.");
+        break;
+    default:
+        break;
+    }
+}
+
 static int
 start_thread(struct ag_ledger *ledger, struct ag_error *err)
 {
@@ -431,7 +471,10 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
     if (status != AG_OK) {
         return status;
     }
-    status = ag_io_make_durable_dirs(made->io, options->private_dir, 0700, err);
+    status = look_before(made, options, err);
+    if (status == AG_OK) {
+        status = ag_io_make_durable_dirs(made->io, options->private_dir, 0700, err);
+    }
     if (status == AG_OK) {
         status = take_lock(made, err);
     }
@@ -449,6 +492,7 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
             (void)ag_wal_close(made->wal, UINT64_MAX, NULL);
         }
         ag_ledger_free(made);
+        advise(err);
         return status;
     }
     *ledger = made;
