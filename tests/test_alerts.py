@@ -468,6 +468,22 @@ def test_replies_that_wait_hold_admission_back(tmp_path: Path) -> None:
     run(main())
 
 
+def test_nothing_is_held_once_all_was_looked_at(tmp_path: Path) -> None:
+    """Short and long replies, streams, and a straggler at the end."""
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
+            for body in (ASK, {**ASK, "stream": True}, ASK, {**ASK, "stream": True}):
+                assert (await rig.ask(body)).status == 200
+            await rig.settled()
+            assert await rig.runtime.background.drain(5) == 0
+            assert rig.runtime.analyst._held == 0
+            assert (await rig.ask()).status == 200  # the queue is closed: not looked at, not held
+            assert rig.runtime.analyst._held == 0
+
+    run(main())
+
+
 def test_an_analysis_that_is_too_long_is_cut_to_what_fits() -> None:
     long = {**FINDING, "reason": "r" * 200}
     analysis = {"available": True, "mean": 1.0, "note": "x" * 5000, "findings": [long] * 40}

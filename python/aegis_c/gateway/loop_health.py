@@ -65,7 +65,7 @@ class LoopHealth(Collector):
         self._watch: LoopWatch | None = None
         self._reporter: threading.Thread | None = None
         self._loop_thread = 0
-        self.stalls: dict[str, int] = {}  # by stage
+        self.stalls = dict.fromkeys([*STAGES.values(), OTHER], 0)
 
     def start(self, slow: float) -> None:
         """Watch the running loop; it is slow when it is that many seconds late."""
@@ -88,7 +88,7 @@ class LoopHealth(Collector):
     def _report(self, watch: LoopWatch) -> None:
         while late := watch.wait():
             stage, where = _running(sys._current_frames().get(self._loop_thread))
-            self.stalls[stage] = self.stalls.get(stage, 0) + 1
+            self.stalls[stage] += 1
             log.warning(
                 "the event loop has not answered for %.0f ms; it is in stage %s: %s",
                 late * 1e-6,

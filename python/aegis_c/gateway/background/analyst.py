@@ -32,6 +32,7 @@ log = logging.getLogger("aegis_c.gateway.analyst")
 
 PIECE: Final = 8192  # octets of a reply that are looked at in one turn of the loop: about 35 us
 HELD_MAX: Final = 64 << 20  # octets of replies that wait; above it no call is admitted
+STREAM: Final = 64 << 10  # octets that what follows a stream counts for: about its size
 ANALYSIS_MAX: Final = 1536  # octets of JSON that an entry has room for
 
 _encode = msgspec.json.Encoder().encode
@@ -74,8 +75,7 @@ class Analyst:
 
     def look_at(self, call: Call, index: int, reply: bytes) -> None:
         """Queue the plain reply that entry ``index`` recorded."""
-        self._held += len(reply)
-        self._spawn(call, self._reply, index, reply)
+        self._spawn(call, len(reply), self._reply, index, reply)
 
     def stream(self, call: Call) -> ReplyStream:
         """What follows a stream: it is fed as the events go out."""
@@ -83,13 +83,15 @@ class Analyst:
 
     def look_at_stream(self, call: Call, index: int, stream: ReplyStream) -> None:
         """Queue a stream that is over, and that entry ``index`` settled."""
-        self._spawn(call, self._stream, index, stream)
+        self._spawn(call, STREAM, self._stream, index, stream)
 
-    def _spawn(self, call: Call, job: Any, index: int, reply: object) -> None:
+    def _spawn(self, call: Call, size: int, job: Any, index: int, reply: object) -> None:
         try:
             self._background.spawn(_session(call), job, call, index, reply)
         except RuntimeError:  # a straggler: the queue has been drained for the shutdown
             log.warning("call %s: not analysed: the gateway is shutting down", call.id)
+        else:
+            self._held += size
 
     # -- background jobs -----------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ class Analyst:
         self._found(call, index, pieces.finish())
 
     def _stream(self, call: Call, index: int, stream: ReplyStream) -> None:
+        self._held -= STREAM
         self._found(call, index, stream.finish())
 
     # -- what comes of it ----------------------------------------------------------------------
