@@ -9,12 +9,12 @@ from io_faults import Faults
 
 STALLED = """
 import sys
-import aegis_c
+from aegis_c import Ledger
 from io_faults import Faults, wait_for
 
 faults = Faults.inherited()
 entry = b'{"pad":"' + b"x" * 1014 + b'"}'
-with aegis_c.Ledger(sys.argv[1]) as ledger:
+with Ledger(sys.argv[1]) as ledger:
     ledger.submit(entry)
     ledger.wait(0, "durable")
     with faults.stall("fdatasync"), faults.stall("pwrite", path="wal-"):
@@ -22,7 +22,7 @@ with aegis_c.Ledger(sys.argv[1]) as ledger:
             assert ledger.submit(entry) == index
         assert ledger.durable_size < 5_000
     ledger.wait(10_000, "published", timeout=60)
-with aegis_c.Ledger(sys.argv[1]) as ledger:
+with Ledger(sys.argv[1]) as ledger:
     assert len(ledger) == 10_001
     assert all(ledger.entry(index) == entry for index in range(0, 10_001, 100))
 """
