@@ -28,8 +28,11 @@ def corpus(target: str) -> list[Path]:
 
 
 def folders(target: str) -> tuple[str, ...]:
-    """The core that a target needs: the parsers of HTTP stand on few files."""
-    return ("base", "hash", "http") if target.startswith("fuzz_http_") else native.FOLDERS
+    """The core that a target needs: parsers of HTTP and limiters stand on few files."""
+    for part in ("http", "limit"):
+        if target.startswith(f"fuzz_{part}_"):
+            return ("base", "hash", part)
+    return native.FOLDERS
 
 
 def regression(target: str) -> Path:
