@@ -28,11 +28,13 @@ def corpus(target: str) -> list[Path]:
 
 
 def folders(target: str) -> tuple[str, ...]:
-    """The core that a target needs: parsers of HTTP and limiters stand on few files."""
-    for part in ("http", "limit"):
-        if target.startswith(f"fuzz_{part}_"):
-            return ("base", "hash", part)
-    return native.FOLDERS
+    """The core that a target needs: parsers and limiters stand on few files."""
+    few = {
+        "text": ("base", "text"),
+        "http": ("base", "hash", "http"),
+        "limit": ("base", "hash", "limit"),
+    }
+    return few.get(target.split("_")[1], native.FOLDERS)
 
 
 def regression(target: str) -> Path:
