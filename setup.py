@@ -64,7 +64,7 @@ def flags(switches: Mapping[str, str] = os.environ) -> tuple[list[str], list[str
         compiler, linker = ["-O2", *compiler, *HARDEN.split()], linker + HARDEN_LINK.split()
     coverage = ["--coverage"] * bool(switches.get("AEGIS_COVERAGE"))
     werror = ["-Werror"] * bool(switches.get("AEGIS_WERROR"))
-    return [*compiler, *coverage, *werror], [*linker, *coverage, "-pthread"]
+    return [*compiler, *coverage, *werror], [*linker, *coverage, "-pthread", "-lm"]
 
 
 class BuildExt(build_ext):

@@ -2,10 +2,11 @@
 
     python -m benchmarks.report [RESULTS.json ...] [--into FILE ...]
 
-Reads the JSON of `pytest --benchmark-json` and of `python -m benchmarks.gateway --json`, in any
-number and order, and prints every table. With --into, the text between
-``<!-- results: NAME -->`` and ``<!-- end -->`` in a file is replaced by that table (NAME `all`: by
-every one of them), so a table of the README is made again by running this again.
+Reads the JSON of `pytest --benchmark-json`, of `python -m benchmarks.gateway --json` and of
+`python -m benchmarks.gateway.limits --json`, in any number and order, and prints every table. With
+--into, the text between ``<!-- results: NAME -->`` and ``<!-- end -->`` in a file is replaced by
+that table (NAME `all`: by every one of them), so a table of the README is made again by running
+this again.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     tables: dict[str, str] = {}
     for path in options.results:
         results = json.loads(path.read_text())
-        tables |= gateway_results(results) if "form" in results else pytest_results(results)
+        if "form" in results:
+            tables |= gateway_results(results)
+        elif "limits" in results:
+            tables["gateway limits"] = limits_table(results["limits"])
+        else:
+            tables |= pytest_results(results)
     tables["all"] = "\n".join(tables.values())
     if not options.into:
         print(tables["all"])
@@ -247,6 +253,21 @@ def _health(rows: list[dict[str, Any]]) -> str:
         lines.append([_TARGETS[name], *line])
     header = ["", *(f"c={c}" for c in sorted(found["governed"]))]
     return table("/health: requests/s (share of the best)", header, lines)
+
+
+def limits_table(rows: list[dict[str, Any]]) -> str:
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["row"], {})[row["connections"]] = row
+    counts = sorted({row["connections"] for row in rows})
+    none = next(iter(found.values()))
+    lines = [
+        [name, *(f"{runs[c]['cpu_us']:,.0f}" for c in counts)]
+        + [f"{runs[c]['cpu_us'] - none[c]['cpu_us']:+,.1f}" for c in counts]
+        for name, runs in found.items()
+    ]
+    header = ["", *(f"CPU us a call, c={c}" for c in counts), *(f"added, c={c}" for c in counts)]
+    return table("One plain call with limits", header, lines)
 
 
 def _clients(rows: list[dict[str, Any]]) -> str:

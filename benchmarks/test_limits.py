@@ -1,202 +1,106 @@
-"""The limiter beside a pure-Python twin and the rivals that are installed: one run, one machine.
+"""The limiter beside a pure-Python twin and its rivals: one run, one machine, two minutes.
 
 `python -m pytest benchmarks/test_limits.py`; the rivals are in the extra `bench`, but for
-fast-litellm, which brings all of LiteLLM along: pip install fast-litellm to see it too. Times are
-of whole Python calls, the loop around them included. Keys of 40 characters, in random order:
-`fresh` ones are strings made just before the calls, as a request brings one; `old` ones are a
-million strings that lie where they were made long ago, so that every call, whatever it calls,
-also waits for its key. The row `len` is that wait and the loop alone.
+fast-litellm: `pip install --no-deps fast-litellm` to see it too. Each limiter is measured in a
+process of its own, by `limiters.py`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import random
-import resource
 import shlex
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aegis_c import ConcurrencyLimiter, RateLimiter
+from benchmarks import limiters
 
 if TYPE_CHECKING:
     from benchmarks.conftest import Scale
 
 pytest.importorskip("pytest_benchmark")
-Acquire = Callable[[str], Any]
-SECOND = 10**9
-KEYS = {"1 key": 1, "1 k keys": 1000, "1 M keys": 1_000_000}
-RATE, PER, BURST = 1_000_000, 3600.0, 1_000_000  # nothing is refused: the same work every call
-
-
-def aegis(slots: int = 1_500_000) -> Acquire:
-    return RateLimiter(slots=slots).limit("x", rate=RATE, per=PER, burst=BURST).acquire
-
-
-def nothing() -> Acquire:
-    return len
-
-
-def twin() -> Acquire:
-    """GCRA in a dict under a lock, as one would write it."""
-    tats: dict[str, int] = {}
-    lock = threading.Lock()
-    unit, tolerance = int(PER * SECOND) // RATE, int(PER * SECOND) // RATE * BURST
-
-    def acquire(key: str, cost: int = 1) -> int:
-        now = time.monotonic_ns()
-        with lock:
-            tat = max(tats.get(key, 0), now) + cost * unit
-            if tat - now > tolerance:
-                return tolerance - tat + now
-            tats[key] = tat
-        return (tolerance - tat + now) // unit
-
-    return acquire
-
-
-def throttled_py() -> Acquire:
-    from throttled import MemoryStore, Throttled, rate_limiter
-
-    quota = rate_limiter.per_duration(_hour(), RATE, BURST)
-    store = MemoryStore(options={"MAX_SIZE": 2_000_000})
-    return Throttled(using="gcra", quota=quota, store=store).limit
-
-
-def _hour() -> Any:
-    from datetime import timedelta
-
-    return timedelta(seconds=PER)
-
-
-def limits() -> Acquire:
-    from limits import RateLimitItemPerHour
-    from limits.storage import MemoryStorage
-    from limits.strategies import FixedWindowRateLimiter
-
-    limiter, item = FixedWindowRateLimiter(MemoryStorage()), RateLimitItemPerHour(RATE)
-    return lambda key: limiter.hit(item, key)
-
-
-def pyrate_limiter() -> Acquire:
-    from pyrate_limiter import InMemoryBucket, Limiter, Rate
-
-    limiters: dict[str, Any] = {}
-
-    def acquire(key: str) -> Any:  # a bucket of its own a key, as its documentation shows
-        limiter = limiters.get(key)
-        if limiter is None:
-            bucket = InMemoryBucket([Rate(RATE, int(PER * 1000))])
-            limiter = limiters[key] = Limiter(bucket)
-        return limiter.try_acquire(key, blocking=False)
-
-    return acquire
-
-
-def fast_litellm() -> Acquire:
-    from fast_litellm import SimpleRateLimiter
-
-    return SimpleRateLimiter(1_000_000_000).is_allowed
-
-
-RIVALS = {
-    "aegis": (aegis, None),
-    "len": (nothing, None),
-    "dict and lock": (twin, None),
-    "throttled-py": (throttled_py, "throttled"),
-    "limits": (limits, "limits"),
-    "pyrate-limiter": (pyrate_limiter, "pyrate_limiter"),
-}
-if importlib.util.find_spec("fast_litellm") is not None:  # it brings all of LiteLLM: by hand
-    RIVALS["fast-litellm"] = (fast_litellm, "fast_litellm")
-MOST_KEYS = {"pyrate-limiter": 1000}  # its buckets keep an object a call, and a thread
-
-
-def make(rival: str) -> Acquire:
-    factory, module = RIVALS[rival]
-    if module is not None and importlib.util.find_spec(module) is None:
-        pytest.skip(f"{rival} is not installed")
-    return factory()
-
-
-def random_keys(count: int, calls: int, rng: random.Random) -> list[str]:
-    return [f"user-{rng.randrange(count):035d}" for _ in range(calls)]
-
-
-def call_all(acquire: Acquire, keys: list[str]) -> None:
-    for key in keys:
-        acquire(key)
-
-
-@pytest.mark.parametrize(
-    ("rival", "keys"),
-    [
-        (rival, keys)
-        for keys, count in KEYS.items()
-        for rival in RIVALS
-        if count <= MOST_KEYS.get(rival, count)  # others would need gigabytes
-    ],
+ROOT = Path(__file__).parent.parent
+NAMES = [name for name in limiters.LIMITERS if limiters.installed(name)]
+COLUMNS = (
+    "ns, 1 key",
+    "ns, 1 k keys",
+    "ns, 1 M keys",
+    "ns, a new key",
+    "ns, 1 M old keys",
+    "8 threads / 1",
+    "bytes a key",
+    "admitted / allowed, 4 processes",
 )
-def test_acquire(benchmark: Any, scale: Scale, rival: str, keys: str) -> None:
-    acquire, count = make(rival), min(KEYS[keys], scale.keys)
-    for i in range(count):
-        acquire(f"user-{i:035d}")
-    batch = 2000
-    rng = random.Random(7)
-    calls = iter([random_keys(count, batch, rng) for _ in range(60)])
-    benchmark.group = f"acquire, {keys}, fresh: time of {batch} calls"
-    benchmark.pedantic(call_all, setup=lambda: ((acquire, next(calls)), {}), rounds=60)
-    if benchmark.stats is not None:
-        benchmark.extra_info["ns a call, best"] = round(benchmark.stats.stats.min / batch * 1e9)
-        benchmark.extra_info["ns a call, median"] = round(
-            benchmark.stats.stats.median / batch * 1e9
-        )
+
+# A process of four that share a limit of 1,000 calls, as far as they can share one.
+SHARING = """
+import sys
+from benchmarks import limiters
+name, path = sys.argv[1:]
+limiters.RATE, limiters.BURST = 100, 1000
+if name == "aegis":
+    acquire = limiters.aegis(1024, path)
+else:
+    acquire = limiters.LIMITERS[name][0]()
+admitted = 0
+for _ in range(2000):
+    answer = acquire("k")
+    if hasattr(answer, "limited"):
+        admitted += not answer.limited
+    else:
+        admitted += answer if isinstance(answer, bool) else answer >= 0
+print(admitted)
+"""
 
 
-@pytest.mark.parametrize("rival", ["aegis", "len", "dict and lock"])
-def test_acquire_with_old_keys(benchmark: Any, scale: Scale, rival: str) -> None:
-    acquire, count = make(rival), scale.keys
-    keys = [f"user-{i:035d}" for i in range(count)]
-    call_all(acquire, keys)
-    random.Random(7).shuffle(keys)
-    benchmark.group = f"acquire, 1 M keys, old: time of {count} calls"
-    benchmark.pedantic(call_all, (acquire, keys), rounds=3)
-    if benchmark.stats is not None:
-        benchmark.extra_info["ns a call, best"] = round(benchmark.stats.stats.min / count * 1e9)
+def start(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("threads", [1, 8])
-@pytest.mark.parametrize("rival", [r for r in RIVALS if r != "len"])
-def test_threads(benchmark: Any, scale: Scale, rival: str, threads: int) -> None:
-    acquire, calls = make(rival), 160_000 if rival in ("aegis", "dict and lock") else 16_000
-    rng = random.Random(7)
-    keys = min(1000, scale.keys)  # one of the rivals keeps a thread a key
-    parts = [random_keys(keys, calls // threads, rng) for _ in range(threads)]
+def shared(name: str, path: Path, processes: int) -> float:
+    """What so many processes let through of what one limit allows."""
+    before = time.monotonic()
+    started = [start(SHARING, name, path / "limits") for _ in range(processes)]
+    admitted = sum(int(process.communicate()[0].split()[-1]) for process in started)
+    return admitted / (1000 + (time.monotonic() - before) * 100 / limiters.DAY)
 
-    def run() -> None:
-        started = [threading.Thread(target=call_all, args=(acquire, part)) for part in parts]
-        for thread in started:
-            thread.start()
-        for thread in started:
-            thread.join()
 
-    benchmark.group = f"{calls} calls by threads"
-    benchmark.pedantic(run, rounds=7)
+@pytest.mark.parametrize("name", NAMES)
+def test_limiter(benchmark: Any, scale: Scale, tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.limiters", name, "--keys", str(scale.keys)]
+
+    def measure() -> dict[str, float]:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    found = benchmark.pedantic(measure, rounds=1)
+    if name not in ("nothing", "fast-litellm"):  # that one has its limit built in
+        found[COLUMNS[-1]] = shared(name, tmp_path, 1 if benchmark.disabled else 4)
+    info = benchmark.extra_info
+    benchmark.group = "limiter: beside others"
+    info["figures_only"] = True
+    info["row"] = "**Aegis**" if name == "aegis" else name
+    for column in COLUMNS:
+        value = found.get(column)
+        if value is None:
+            info[column] = ""
+        elif column.startswith("ns"):
+            info[column] = round(value)
+        else:
+            info[column] = round(value, 1) if column.startswith("bytes") else f"{value:.2f}"
 
 
 def test_native_threads(benchmark: Any, tmp_path: Path) -> None:
     """Charges of distinct keys a second: a thread for each core against one."""
-    root = Path(__file__).parent.parent
-    core = root / "aegis_c" / "core"
+    core = ROOT / "aegis_c" / "core"
     sources = [*(core / "limit").glob("*.c"), *(core / "base").glob("*.c")]
     sources += [core / "hash" / "crc32c.c", core / "hash" / "siphash.c"]
     program = tmp_path / "limit_threads"
@@ -212,18 +116,27 @@ def test_native_threads(benchmark: Any, tmp_path: Path) -> None:
         return found
 
     found = benchmark.pedantic(measure, rounds=1)
-    benchmark.extra_info["threads"] = found["threads"]
-    benchmark.extra_info["times one thread"] = round(found["many"] / found["one"], 2)
+    benchmark.group = "limiter: threads and processes"
+    benchmark.extra_info["figures_only"] = True
+    benchmark.extra_info["row"] = f"{found['threads']:.0f} native threads by one, distinct keys"
+    benchmark.extra_info["ratio"] = f"{found['many'] / found['one']:.2f}"
+
+
+CALLS = "limiter: other calls"
 
 
 def test_plan_of_8_limits(benchmark: Any) -> None:
+    benchmark.group, benchmark.extra_info["row"] = CALLS, "Plan.acquire, 8 limits"
     limiter = RateLimiter(slots=100_000)
-    plan = limiter.plan(*(limiter.limit(str(i), rate=RATE, per=PER, burst=BURST) for i in range(8)))
-    keys = tuple(f"user-{i:035d}" for i in range(8))
+    plan = limiter.plan(
+        *(limiter.limit(str(i), rate=100, per=86_400, burst=10**6) for i in range(8))
+    )
+    keys = tuple(map(limiters.key, range(8)))
     benchmark(plan.acquire, keys)
 
 
 def test_reserve_and_settle(benchmark: Any) -> None:
+    benchmark.group, benchmark.extra_info["row"] = CALLS, "Limit.reserve and settle"
     limit = RateLimiter(slots=1024).limit("x", rate=10**9, per=1.0, burst=10**9)
 
     def one() -> None:
@@ -233,91 +146,47 @@ def test_reserve_and_settle(benchmark: Any) -> None:
 
 
 def test_enter_and_leave(benchmark: Any) -> None:
+    benchmark.group, benchmark.extra_info["row"] = CALLS, "ConcurrencyLimiter.enter and leave"
     limiter = ConcurrencyLimiter()
     benchmark(lambda: limiter.leave(limiter.enter("key", 100)))
 
 
-@pytest.mark.parametrize("rival", [r for r in RIVALS if r != "len" and r not in MOST_KEYS])
-def test_bytes_of_a_live_key(benchmark: Any, scale: Scale, rival: str) -> None:
-    """Growth of resident memory by a limiter and a million keys; the keys do not stay."""
-    make(rival)
-    code = f"""
-import sys; sys.path[:0] = {sys.path!r}
-import test_limits as t
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * {resource.getpagesize()}
-t.make({rival!r})("warm")
-before = resident()
-acquire = t.make({rival!r})
-for i in range({scale.keys}):
-    acquire(f"user-{{i:035d}}")
-print((resident() - before) / {scale.keys})
-"""
-    run = [sys.executable, "-c", code]
-    cwd = Path(__file__).parent
-
-    def measure() -> float:
-        return float(
-            subprocess.run(run, cwd=cwd, capture_output=True, check=True, text=True).stdout
-        )
-
-    benchmark.extra_info["bytes a key"] = round(benchmark.pedantic(measure, rounds=1), 1)
-
-
-def test_admitted_of_allowed_with_4_processes(benchmark: Any, tmp_path: Path) -> None:
+def test_four_processes_above_the_rate(benchmark: Any, tmp_path: Path) -> None:
+    """Of what a limit of 100,000 a second allows them from the moment when all of them run."""
     code = """
 import sys, time
 from aegis_c import RateLimiter
 acquire = RateLimiter(sys.argv[1]).limit("x", rate=100_000, per=1.0, burst=1000).acquire
-end, n = time.monotonic() + 2, 0
+acquire("k", 0)
+print("ready", flush=True)
+sys.stdin.readline()
+end, n = time.monotonic() + float(sys.argv[2]), 0
 while time.monotonic() < end:
     n += acquire("k") >= 0
 print(n)
 """
-    RateLimiter(tmp_path / "limits")
+    seconds = 0.1 if benchmark.disabled else 2.0
 
     def measure() -> float:
-        start = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        run = [sys.executable, "-c", code, str(tmp_path / "limits")]
-        four = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-        first = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        command = [sys.executable, "-c", code, str(tmp_path / "limits"), str(seconds)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        four = [subprocess.Popen(command, text=True, **pipes) for _ in range(4)]
+        for process in four:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        begin = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        for process in four:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
         admitted = sum(int(process.communicate()[0]) for process in four)
-        passed = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - start
-        assert first >= start
-        return admitted / (1000 + passed / 10**4)
+        passed = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - begin
+        assert admitted <= 1000 + (passed + 1) / 10_000
+        return admitted / (1000 + seconds * 100_000)
 
-    ratio = benchmark.pedantic(measure, rounds=1)
-    assert ratio <= 1
-    benchmark.extra_info["admitted / allowed, start of the processes included"] = round(ratio, 4)
-
-
-@pytest.mark.parametrize("rival", ["limits", "throttled-py", "dict and lock"])
-def test_rivals_with_4_processes(benchmark: Any, rival: str) -> None:
-    """What a limiter in the memory of one process lets through when there are four."""
-    make(rival)
-    code = f"""
-import sys; sys.path[:0] = {sys.path!r}
-import test_limits as t
-t.RATE, t.PER, t.BURST = 1000, 3600.0, 1000
-acquire, n = t.make({rival!r}), 0
-for _ in range(2000):
-    answer = acquire("k")
-    if hasattr(answer, "limited"):
-        n += not answer.limited
-    else:
-        n += answer if isinstance(answer, bool) else answer >= 0
-print(n)
-"""
-    run = [sys.executable, "-c", code]
-
-    def measure() -> float:
-        four = [
-            subprocess.Popen(run, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
-            for _ in range(4)
-        ]
-        return sum(int(process.communicate()[0]) for process in four) / 1000
-
-    benchmark.extra_info["admitted / allowed"] = round(benchmark.pedantic(measure, rounds=1), 2)
+    benchmark.group = "limiter: threads and processes"
+    benchmark.extra_info["figures_only"] = True
+    benchmark.extra_info["row"] = "admitted by allowed, 4 processes that ask for more, 2 s"
+    benchmark.extra_info["ratio"] = f"{benchmark.pedantic(measure, rounds=1):.4f}"
 
 
 @pytest.mark.parametrize("limits", ["1 rate", "requests, tokens, concurrency", "8 rates, 2 caps"])
@@ -369,4 +238,5 @@ def test_the_stage_of_the_gateway(benchmark: Any, tmp_path: Path, limits: str) -
         call.held.headers()
         call.held.release()
 
+    benchmark.group, benchmark.extra_info["row"] = "limiter: the gateway's stage", limits
     benchmark(one)

@@ -12,7 +12,7 @@ import wal_native as native
 
 
 def main() -> int:
-    program = native.build("crash_wal", ["tests/c/crash_wal.c", "tests/c/memfs.c"], "-O2")
+    program = native.crash_program()
     given = sys.argv[1:] or ["--states", "1000000"]
     os.execv(program, [str(program), *given])
 

@@ -121,6 +121,7 @@ def main() -> int:
         print("NOT RUN: the image's build steps (as root; sudo apt-get install debootstrap)")
         return 0
     folder = Path(tempfile.mkdtemp(prefix="aegis-image-"))
+    folder.chmod(0o755)  # it becomes the root of another user's process
     try:
         prepare(folder, options.mirror)
         run_steps(folder)

@@ -12,7 +12,12 @@ import time
 
 import wal_native as native
 
-CRASH = ("crash states", "tests/c/crash_wal.c", ("memfs",), ("--seconds", "20", "--jobs", "1"))
+CRASH = (
+    "crash states",
+    "tests/c/crash_wal.c",
+    native.CRASH_PARTS,
+    ("--seconds", "20", "--jobs", "1"),
+)
 ROT = ("damage", "tests/c/test_wal_rot.c", ("memfs",), ())
 RING = ("ring kills", "tests/c/test_wal_ring.c", ("ring_trace",), ())
 WRITER = ("faults", "tests/c/test_wal_writer.c", ("scratch", "wal_rig"), ())

@@ -4,6 +4,7 @@
     streams          2,000 streams at once, three times over: the same
     upstream-killed  the model server is killed with -9 again and again, and comes back
     gateway-killed   so is the loaded gateway: a hundred times, in every evidence mode
+    chaos            several workers, and everything goes wrong around them for five minutes
 
 Without a name, all of them. --short: seconds instead of minutes (the suite runs that). --keep DIR:
 logs and data stay there. The load generator checks every reply, and every answered call must have
@@ -28,6 +29,7 @@ if __name__ == "__main__":
 
 from benchmarks.gateway.harness import Bench, Target, post
 
+from chaos import Chaos
 from kills import MODES, Kills
 
 MIB = 2**20
@@ -183,11 +185,25 @@ def gateway_killed(soak: Soak) -> None:
             raise Failed(f"gateway-killed: nothing was answered in mode {mode}")
 
 
+def chaos(soak: Soak) -> None:
+    """Workers, model server, disk, clock and settings fail under load (tests/chaos.py)."""
+    seed = time.time_ns() % 1_000_000
+    job = Chaos(soak.folder, seed)
+    soak.say(f"chaos: seed {seed}")
+    try:
+        asyncio.run(job.run(4.0 if soak.short else 300.0))
+    except* AssertionError as errors:
+        raise Failed(f"chaos: {errors.exceptions[0]!r}") from errors
+    finally:
+        soak.say(f"chaos: {job.report()}")
+
+
 SCENARIOS: dict[str, Callable[[Soak], None]] = {
     "calls": calls,
     "streams": streams,
     "upstream-killed": upstream_killed,
     "gateway-killed": gateway_killed,
+    "chaos": chaos,
 }
 
 

@@ -53,6 +53,8 @@ def test_the_first_names_are_those_of_the_conventions(tmp_path: Path) -> None:
     async def main() -> None:
         async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
             await rig.ask()
+            await rig.ask({**ASK, "stream": True})
+            await rig.settled()
             text = (await rig.ask(b"", method="GET", path="/metrics")).body.decode()
             names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
             assert names[0].startswith("gen_ai_")
@@ -62,11 +64,14 @@ def test_the_first_names_are_those_of_the_conventions(tmp_path: Path) -> None:
                 for s in family.samples
             }
             chat = ("gen_ai_operation_name", "chat")
-            assert samples["gen_ai_server_request_duration_seconds_count", chat] == 1
-            assert samples["gen_ai_client_operation_duration_seconds_count", chat] == 1
-            usage = upstream.REPLY["usage"]
+            assert samples["gen_ai_server_request_duration_seconds_count", chat] == 2
+            assert samples["gen_ai_client_operation_duration_seconds_count", chat] == 2
+            assert samples["gen_ai_server_time_to_first_token_seconds_count", chat] == 1
+            total = samples["gen_ai_server_request_duration_seconds_sum", chat]
+            assert 0 < samples["gen_ai_server_time_to_first_token_seconds_sum", chat] < total < 10
+            usage = upstream.REPLY["usage"]  # and the stream reports the same
             for kind, name in (("input", "prompt_tokens"), ("output", "completion_tokens")):
                 label = ("gen_ai_token_type", kind)
-                assert samples["gen_ai_client_token_usage_sum", chat, label] == usage[name]
+                assert samples["gen_ai_client_token_usage_sum", chat, label] == 2 * usage[name]
 
     run(main())

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 import upstream
-from gateway_rig import ASK, KEY, Client, Reply, Rig, gateway, request, run
+from gateway_rig import ASK, CHAT, KEY, Client, Reply, Rig, gateway, request, run, until
 
 LIMITS = {"max_body_bytes": 4096, "max_json_depth": 8, "body_timeout": 0.3}
 
@@ -465,6 +465,44 @@ def test_the_first_line_leaves_entries(tmp_path: Path) -> None:
             await check_refused(rig, reply, 408, "request_timeout", "guard", None)
             assert not up.exchanges
             assert (await rig.ask()).status == 200
+
+    run(main())
+
+
+def test_a_body_that_breaks_leaves_one_entry(tmp_path: Path) -> None:
+    """Its call is under way by then: the entry is the call's, and says what the caller was told."""
+    head = request(b"", length=False, headers=("Transfer-Encoding: chunked",))
+    head = head.replace(b"Host:", b"Content-Type: application/json\r\nHost:")
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url, limits=LIMITS) as rig:
+
+            async def begun() -> bool:
+                return bool(rig.server.server_state.tasks)
+
+            async with rig.client() as client, asyncio.timeout(10):
+                await client.write(head + b"1\r\n{\r\n")
+                await until(begun)
+                await client.write(b"1;x\r\n")
+                reply = await client.reply()
+            assert reply.closed
+            await check_refused(rig, reply, 400, "invalid_body", "guard", None)
+            (entry,) = await rig.entries("rejection")
+            assert (entry["key"], entry["endpoint"]) == ("k1", CHAT)
+            # refused before its body broke: that is the one truth about it
+            async with rig.client() as client, asyncio.timeout(10):
+                await client.write(head.replace(KEY.encode(), b"sk-unknown") + b"1\r\n{\r\n")
+                assert (await client.head())[0] == 401
+                await client.write(b"1;x\r\n")
+                await client.reader.read()
+            async with rig.client() as client, asyncio.timeout(10):  # of another route
+                await client.write(head.replace(CHAT.encode(), b"/v1/nothing") + b"1\r\n{\r\n")
+                assert (await client.head())[0] == 404
+                await client.write(b"1;x\r\n")
+                await client.reader.read()
+            await rig.settled()
+            assert [e["status"] for e in await rig.entries("rejection")] == [400, 401, 404]
+            assert rig.runtime.metrics.calls == {(CHAT, 400): 1, (CHAT, 401): 1}
 
     run(main())
 

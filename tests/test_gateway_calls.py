@@ -445,7 +445,11 @@ def test_analysis_follows_when_the_reply_has_top_logprobs(tmp_path: Path, loop: 
             else:
                 await exchange.answer({**upstream.REPLY, "choices": [choice]})
 
-        async with upstream.running(script) as up, gateway(tmp_path, up.url) as rig:
+        every = {"analysis": "all"}
+        async with (
+            upstream.running(script) as up,
+            gateway(tmp_path, up.url, evidence=every) as rig,
+        ):
             for stream in (False, True):
                 assert (await rig.ask({**ASK, "stream": stream})).status == 200
             await rig.wait_for("analysis", 2)
@@ -473,6 +477,7 @@ def test_analyses_without_a_finding_are_recorded_only_when_asked_for(
             every = {"analysis": "all"}
             async with gateway(tmp_path / "b", up.url, evidence=every) as rig:
                 await rig.ask()
-                assert (await rig.wait_for("analysis"))[0]["analysis"]["available"] is False
+                analysis = (await rig.wait_for("analysis"))[0]["analysis"]
+                assert (analysis["method"], analysis["findings"]) == ("text", [])
 
     run(main(), loop)

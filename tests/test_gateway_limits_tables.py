@@ -34,10 +34,17 @@ async def ask(server: Process) -> int:
             return (await client.reply()).status
 
 
-def kill_workers(supervisor: int) -> None:
+async def answered(server: Process) -> int:
+    """The status of a call, or 0 when the process that should answer is gone."""
+    try:
+        return await ask(server)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return 0
+
+
+def workers_of(supervisor: int) -> list[int]:
     text = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text()
-    for pid in map(int, text.split()):
-        os.kill(pid, signal.SIGKILL)
+    return [int(pid) for pid in text.split()]
 
 
 def table_of(folder: Path) -> Path:
@@ -63,39 +70,104 @@ def test_workers_share_every_limit(tmp_path: Path) -> None:
     run(main())
 
 
-def test_places_of_killed_workers_come_back(tmp_path: Path) -> None:
-    """Its calls are gone with it; what they had reserved stays charged, and drains."""
-    limits = {"key": {"concurrency": 4, "tokens": slow(10_000)}}
+class Holding:
+    """Callers whose calls the model server keeps waiting until ``answers``."""
 
-    async def script(exchange: Exchange) -> None:
-        if answers:
+    def __init__(self) -> None:
+        self.answers = False
+        self._tasks: list[asyncio.Task[int]] = []
+
+    async def script(self, exchange: Exchange) -> None:
+        if self.answers:
             await exchange.answer()
         else:
             await exchange.gone()
 
-    answers = False
+    async def begin(self, server: Process, up: upstream.Upstream, calls: int) -> None:
+        """Returns when all of them wait for the model."""
+        already = len(up.exchanges)
+        self._tasks += [asyncio.create_task(ask(server)) for _ in range(calls)]
+        await up.asked(already + calls)
+
+    async def lost(self) -> int:
+        """How many of them lose their connection now; at least one, or none after 0.3 s."""
+        await asyncio.wait(self._tasks, timeout=0.3, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0.02)  # all at one moment, but for the time it takes to see them
+        ended = [task for task in self._tasks if task.done()]
+        assert all(task.exception() is not None for task in ended)
+        return len(ended)
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def test_places_of_a_killed_worker_come_back_within_a_second(tmp_path: Path) -> None:
+    """As many as it held: the calls of the other worker go on, and keep theirs."""
+    limits = {"key": {"concurrency": 6}, "model": {"concurrency": 6}}
+    held = Holding()
 
     async def main() -> None:
-        nonlocal answers
-        async with upstream.running(script) as up:
+        async with upstream.running(held.script) as up:
             environment = variables(tmp_path, 2, **limits)
             async with serving(tmp_path, up.url, **environment) as server:
-                waiting = [asyncio.create_task(ask(server)) for _ in range(4)]
-                await up.asked(4)
+                await held.begin(server, up, 6)
                 assert await ask(server) == 429
-                answers = True
-                kill_workers(server.pid)
-                killed = time.monotonic()
-                while True:
-                    try:
-                        if await ask(server) == 200:
-                            break
-                    except (ConnectionError, asyncio.IncompleteReadError):
-                        pass  # the workers are being started again
-                    assert time.monotonic() - killed < 10
-                    await asyncio.sleep(0.02)
-                await asyncio.gather(*waiting, return_exceptions=True)
+                for worker in workers_of(server.pid):
+                    os.kill(worker, signal.SIGKILL)
+                    killed = time.monotonic()
+                    if lost := await held.lost():
+                        break
+                held.answers = True
+                while await answered(server) != 200:
+                    assert time.monotonic() - killed < 1
+                    await asyncio.sleep(0.01)
+                held.answers = False
+                await held.begin(server, up, lost)
+                assert await ask(server) == 429
+                await held.end()
                 assert await server.end() == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_gateway_whose_workers_all_died_goes_on_with_every_place_free(
+    tmp_path: Path, workers: int
+) -> None:
+    """Started again by hand or by its supervisor, it refuses no call for the sake of dead ones.
+    What those had reserved stays charged, and drains."""
+    limits = {"key": {"concurrency": 4, "tokens": slow(10_000)}, "reserve": "max"}
+    environment = variables(tmp_path, workers, max_output=100, **limits)
+    held = Holding()
+
+    async def goes_on(server: Process) -> None:
+        deadline = time.monotonic() + 20
+        while not (status := await answered(server)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        assert status == 200
+        async with server.client() as client:
+            await client.write(request())
+            left = int((await client.reply()).headers["x-ratelimit-remaining-tokens"])
+        assert 10_000 - 4 * 200 < left <= 10_000 - 4 * 100
+        await held.end()
+        assert await server.end() == 0
+
+    async def main() -> None:
+        async with upstream.running(held.script) as up:
+            async with serving(tmp_path, up.url, **environment) as server:
+                await held.begin(server, up, 4)
+                assert await ask(server) == 429
+                held.answers = True
+                for process in workers_of(server.pid) or [server.pid]:
+                    os.kill(process, signal.SIGKILL)
+                if workers > 1:
+                    await goes_on(server)
+            if workers == 1:
+                async with serving(tmp_path, up.url, **environment) as server:
+                    await goes_on(server)
 
     run(main())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import upstream
 from aegis_c.gateway.evidence import Call
+from aegis_c.gateway.hot.phases import PHASES
 from aegis_c.gateway.logs import CallLog, JsonLines, Repeats
 from gateway_process import serving
 from gateway_rig import KEY, Client, request, run
@@ -76,6 +77,17 @@ def test_one_line_a_call_and_no_secret_under_load(tmp_path: Path) -> None:
     assert set(statuses.values()) == {200, 400, 401}
     for line in calls:
         assert line["timing"]["total_us"] > 0
+        assert set(line["phases_ns"]) <= set(PHASES)
+        assert sum(line["phases_ns"].values()) <= (line["timing"]["total_us"] + 1) * 1000
+        if line["status"] == 200:
+            assert {"guard", "auth", "body", "first_byte", "evidence"} <= set(line["phases_ns"])
+            assert line["outcome"] in (None, "done")
+        else:
+            assert line["outcome"] in (
+                "invalid_api_key",
+                "invalid_json",
+                "missing_required_parameter",
+            )
         if line["status"] == 200:
             assert (line["tenant"], line["key"], line["model"]) == ("acme", "k1", "m-1")
             assert line["timing"]["upstream_us"] > 0
@@ -124,7 +136,7 @@ def test_a_reader_that_stops_does_not_hold_calls_up(tmp_path: Path) -> None:
         call.model = "m" * 250
         made = 0
         while not calls.dropped:  # nobody reads the pipe
-            calls.write(call, 200)
+            calls.write(call, 200, 1000)
             made += 1
             if made % 1000 == 0:
                 await asyncio.sleep(0.01)

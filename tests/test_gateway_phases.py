@@ -32,7 +32,7 @@ async def metrics(rig: Rig) -> dict[str, dict[str, float]]:
 def test_phases(tmp_path: Path) -> None:
     async def slow(exchange: upstream.Exchange) -> None:
         await asyncio.sleep(0.05)
-        await exchange.answer()
+        await upstream.answer(exchange)
 
     async def main() -> None:
         async with upstream.running(slow) as up, gateway(tmp_path, up.url) as rig:
@@ -44,13 +44,17 @@ def test_phases(tmp_path: Path) -> None:
             assert sum(found.values()) < 10_000
             assert "server-timing" not in (await rig.ask(secret=KEY)).headers
             stream = await rig.ask({**ASK, "stream": True}, secret=ADMIN)
-            assert "server-timing" in stream.headers
+            found = timing(stream.headers["server-timing"])
+            assert set(found) == PLAIN - {"upstream"}  # it goes on while the headers are read
+            assert found["first_byte"] >= 49
             assert "server-timing" not in (await rig.ask(secret="wrong")).headers
-            await rig.ask(b"{}", secret=KEY)  # refused before it was admitted
+            refused = await rig.ask(b"{}", secret=ADMIN)  # before it was admitted
+            assert set(timing(refused.headers["server-timing"])) == {"guard", "auth", "body"}
+            assert "server-timing" not in (await rig.ask(b"{}", secret=KEY)).headers
             shown = await metrics(rig)
             assert set(shown["count"]) == set(shown["sum"]) == set(PHASES)
-            assert shown["count"]["guard"] == 5
-            assert shown["count"]["auth"] == 4
+            assert shown["count"]["guard"] == 6
+            assert shown["count"]["auth"] == 5
             assert shown["count"]["limits"] == shown["count"]["first_byte"] == 3
             assert shown["count"]["firewall"] == shown["sum"]["firewall"] == 0
             assert shown["sum"]["first_byte"] >= 3 * 0.049

@@ -59,19 +59,19 @@ def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv("AEGIS_PORT", "2")
     monkeypatch.setenv("AEGIS_UPSTREAM__NAME", "env")
-    monkeypatch.setenv("AEGIS_UPSTREAM__API_KEY", "secret")
+    monkeypatch.setenv("AEGIS_UPSTREAM__API_KEY", "sk-hidden")
     settings = load_settings(file, port=3, host=None, upstream={"url": "https://argument/v1/"})
     assert settings.host == "127.0.0.2"
     assert settings.port == 3
     assert settings.upstream.url == "https://argument/v1"
     assert settings.upstream.name == "env"
     assert settings.upstream.connect_timeout == 1
-    assert settings.upstream.api_key == SecretStr("secret")
+    assert settings.upstream.api_key == SecretStr("sk-hidden")
     assert settings.keys[0].roles == {"caller"}
     assert settings.limits == Settings().limits
     monkeypatch.setenv("AEGIS_CONFIG", str(file))
     assert load_settings().port == 2
-    assert "secret" not in repr(settings)
+    assert "sk-hidden" not in repr(settings)
 
 
 def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

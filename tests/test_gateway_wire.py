@@ -10,10 +10,11 @@ from unittest.mock import Mock
 
 import pytest
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 import upstream
 from aegis_c.gateway.app import create_app
+from aegis_c.gateway.hot.guard import GuardedProtocol
+from aegis_c.gateway.hot.server_parts import HttpToolsProtocol, RequestResponseCycle, check
 from aegis_c.gateway.hot.wire import send_reply
 from gateway_rig import ASK, request, run, serving, settings
 from upstream import Exchange
@@ -92,8 +93,35 @@ def test_no_header_can_end_early(value: bytes) -> None:
         message_event=Mock(),
         expect_100_continue=False,
         keep_alive=True,
-        on_response=Mock(),
+        on_response=Mock(__self__=Mock(spec=GuardedProtocol)),
     )
     with pytest.raises(ValueError, match="CR, LF or NUL"):
         asyncio.run(send_reply(cycle.send, 200, [(b"x", value)], b""))  # type: ignore[arg-type]
     transport.write.assert_not_called()
+
+
+def test_a_server_with_other_insides_is_refused() -> None:
+    """By name, when the gateway is imported: not by a call that fails later."""
+    check(HttpToolsProtocol, RequestResponseCycle)
+
+    class Older(HttpToolsProtocol):
+        _should_upgrade = None  # type: ignore[assignment]
+
+        def __init__(self) -> None:
+            self.pipeline = self.cycle = None  # type: ignore[assignment]
+
+    class Newer(RequestResponseCycle):
+        def __init__(self, **parts: Any) -> None:
+            super().__init__(**parts)
+            del self.more_body
+
+    class Another:
+        def __init__(self, scope: Scope) -> None:
+            pass
+
+    with pytest.raises(ImportError, match=r"uvicorn [0-9.]+: it has no _should_upgrade, app_state"):
+        check(Older, RequestResponseCycle)
+    with pytest.raises(ImportError, match="has no more_body"):
+        check(HttpToolsProtocol, Newer)
+    with pytest.raises(ImportError, match=r"Another: .*unexpected keyword"):
+        check(HttpToolsProtocol, Another)

@@ -101,6 +101,8 @@ def test_the_package_imports_only_what_it_declares() -> None:
     package = ROOT / "python" / "aegis_c"
     for path in package.rglob("*.py"):
         allowed = demo if path.is_relative_to(package / "demo") else core
+        if path == package / "gateway" / "spans.py":  # works with the extra `otel` alone
+            allowed = allowed | {"opentelemetry"}
         allowed |= {"aegis_c", *sys.stdlib_module_names}
         for module in sorted(roots(path) - allowed):
             undeclared.append(f"{path.relative_to(ROOT)}: {module}")  # noqa: PERF401

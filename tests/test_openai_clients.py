@@ -41,7 +41,7 @@ def test_the_official_client_gets_what_it_expects(tmp_path: Path, release: str) 
         quick = {"first_byte_timeout": 1.0, "heartbeat": 0.05}
         async with (
             upstream.running(openai_model.script) as up,
-            gateway(tmp_path, up.url, upstream=quick) as rig,
+            gateway(tmp_path, up.url, upstream=quick, evidence={"analysis": "all"}) as rig,
         ):
             driver = await asyncio.create_subprocess_exec(
                 *(sys.executable, str(TESTS / "openai_driver.py"), rig.base_url, KEY),

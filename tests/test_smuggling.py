@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.hot.guard import GuardedProtocol, guarded
+from aegis_c.gateway.hot.guard_protocol import Violation
 from aegis_c.gateway.serve import server_config
 from gateway_rig import Client, run, until
 from smuggling_cases import CHUNKED, END, HIDDEN, REFUSED, SAW_END, SEQUENCES, Saw, request
@@ -125,9 +126,8 @@ async def site(**options: Any) -> AsyncIterator[Site]:
     app = App()
     refusals: list[Refusal] = []
 
-    def on_refusal(
-        client: tuple[str, int] | None, refusal: Refusal
-    ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    def on_refusal(violation: Violation) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        client, refusal = violation.client, violation.refusal
         assert client is not None and client[0] == "127.0.0.1"
         refusals.append(refusal)
         body = refusal.body()

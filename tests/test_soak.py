@@ -13,7 +13,7 @@ import soak
 SCRIPT = Path(__file__).with_name("soak.py")
 
 
-@pytest.mark.parametrize("name", soak.SCENARIOS)
+@pytest.mark.parametrize("name", [n for n in soak.SCENARIOS if n != "chaos"])  # test_chaos.py
 def test_scenario(name: str) -> None:
     command = [sys.executable, SCRIPT, "--short", name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=80)

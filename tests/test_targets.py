@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import upstream
+from aegis_c.gateway.errors import unavailable
 from aegis_c.gateway.hot.breaker import Breaker
 from aegis_c.gateway.hot.retry import Retries, retry_after
 from aegis_c.gateway.hot.targets import Target, Targets
@@ -418,6 +419,13 @@ def test_an_only_target_that_fails_is_left_alone_and_comes_back(tmp_path: Path) 
                 assert (await rig.ask()).status == 200
 
     run(main())
+
+
+def test_a_wait_is_not_rounded_up_by_the_clock() -> None:
+    now = 0.1
+    while (wait := (now + 30.0) - now) <= 30.0:
+        now *= 1.37
+    assert dict(unavailable(wait).headers)[b"retry-after"] == b"30"
 
 
 def test_one_target_is_asked_again_after_a_wait(tmp_path: Path) -> None:

@@ -41,6 +41,43 @@ def test_durable(run: Run, tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_crowd_asks_for_the_disk_together(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiters that were resolved together come back together: one demand, not one for each."""
+
+    async def main() -> None:
+        async with small(tmp_path / "wal", ring_bytes=1 << 20) as wal:
+            asked: list[int] = []
+            native = wal._want
+
+            def want(seq: int) -> None:
+                asked.append(seq)
+                native(seq)
+
+            monkeypatch.setattr(wal, "_want", want)
+
+            async def one() -> None:
+                await wal.durable(wal.append(b"x"))
+
+            await one()
+            assert asked == [1]  # alone: at once
+            while not wal._crowded:
+                await asyncio.gather(*(one() for _ in range(50)))
+            asked.clear()
+            last = wal.native.durable_seq
+            await asyncio.gather(*(one() for _ in range(300)))
+            assert asked == [last + 128, last + 256, last + 300]
+            asked.clear()
+            wal._crowded = True
+            futures = [wal.durable(wal.append(b"x")) for _ in range(3)]
+            assert asked == []
+            await asyncio.wait_for(asyncio.gather(*futures), 20)
+            assert asked == [last + 303]
+
+    run(main())
+
+
 def test_many_tasks(run: Run, tmp_path: Path) -> None:
     async def worker(wal: Wal, rng: random.Random) -> None:
         for _ in range(50):

@@ -18,7 +18,7 @@ def test_crash_states() -> None:
     """20 seconds of crash states, other ones in every run; `./dev crash` opens a million."""
     import secrets
 
-    program = native.build("crash_wal", ["tests/c/crash_wal.c", "tests/c/memfs.c"], "-O2")
+    program = native.crash_program()
     seed = str(secrets.randbits(31))
     command = [str(program), "--seconds", "20", "--seed", seed]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

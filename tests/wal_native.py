@@ -15,6 +15,9 @@ FOLDERS = ("base", "hash", "http", "log", "wal")
 FLAGS = ["-std=c11", "-D_GNU_SOURCE=1", "-Iaegis_c/core", "-Itests/c", "-pthread"]
 
 
+CRASH_PARTS = ("memfs", "crash_check", "crash_states")
+
+
 def compiler() -> list[str]:
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
@@ -37,7 +40,15 @@ def build(
     """Path of the program; compiled again only when a source or the command has changed."""
     folder = ROOT / "build" / "native"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [*(cc or compiler()), *FLAGS, *flags, *sources, *core(without, folders), "-lcrypto"]
+    command = [
+        *(cc or compiler()),
+        *FLAGS,
+        *flags,
+        *sources,
+        *core(without, folders),
+        "-lcrypto",
+        "-lm",
+    ]
     inputs = [*(ROOT / "aegis_c/core").rglob("*.[ch]"), *(ROOT / "tests/c").glob("*.[ch]")]
     inputs += [ROOT / source for source in sources]
     state = hashlib.sha256(repr(command).encode())
@@ -51,3 +62,9 @@ def build(
         subprocess.run([*command, "-o", str(partial)], cwd=ROOT, check=True)
         partial.replace(program)
     return program
+
+
+def crash_program() -> Path:
+    """tests/c/crash_wal.c."""
+    parts = [f"tests/c/{part}.c" for part in ("crash_wal", *CRASH_PARTS)]
+    return build("crash_wal", parts, "-O2")

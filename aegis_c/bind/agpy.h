@@ -43,12 +43,16 @@
     X(mmr_type, agpy_mmr_spec)                                                         \
     X(walwriter_type, agpy_walwriter_spec)                                             \
     X(walreader_type, agpy_walreader_spec)                                             \
-    X(legacy_type, agpy_legacy_spec)
+    X(loopwatch_type, agpy_loopwatch_spec)                                             \
+    X(legacy_type, agpy_legacy_spec)                                                   \
+    X(baselines_type, agpy_baselines_spec)                                             \
+    X(analysis_type, agpy_analysis_spec)
 
 /* Tables of module functions, one per file that has some. */
 #define AGPY_FUNCTIONS(X)                                                              \
     X(agpy_tree_methods)                                                               \
-    X(agpy_legacy_methods) X(agpy_audit_methods) X(agpy_ledger_functions)
+    X(agpy_legacy_methods)                                                             \
+    X(agpy_audit_methods) X(agpy_ledger_functions) X(agpy_entropy_functions)
 
 struct agpy_state {
 #define AGPY_FIELD(field, ...) PyObject *field;

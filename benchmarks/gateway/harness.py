@@ -188,16 +188,26 @@ class Bench:
         target.idle_mib = process.resident_mib()
         return target
 
-    def governed(self, upstream: Target, in_flight: int = 2048, mode: str = "background") -> Target:
-        """`aegis-c serve` with a key, its defaults, and room for so many calls at a time."""
-        name = "governed" if mode == "background" else mode
+    def governed(
+        self,
+        upstream: Target,
+        in_flight: int = 2048,
+        mode: str = "background",
+        name: str = "",
+        limits: str = "",
+    ) -> Target:
+        """`aegis-c serve` with a key, its defaults, and room for so many calls at a time.
+
+        ``limits`` is more of the settings' table of that name, as TOML.
+        """
+        name = name or ("governed" if mode == "background" else mode)
         config = self.folder / f"{name}.toml"
         digest = hashlib.sha256(KEY.encode()).hexdigest()
         ring = max(16 << 20, in_flight * 2 * 4096)
         config.write_text(
             f'port = 0\ndata = "{self.folder / name}"\n[evidence]\nmode = "{mode}"\n'
             f'[upstream]\nurl = "{_url(upstream)}"\nmax_connections = {in_flight}\n'
-            f"[limits]\nmax_in_flight = {in_flight}\n[ledger]\nring_bytes = {ring}\n"
+            f"[limits]\nmax_in_flight = {in_flight}\n{limits}[ledger]\nring_bytes = {ring}\n"
             f'[[keys]]\nid = "bench"\nsha256 = "{digest}"\ntenant = "bench"\nroles = ["admin"]\n'
         )
         command = [sys.executable, "-m", "aegis_c.cli", "serve", "--config", str(config)]

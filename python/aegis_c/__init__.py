@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aegis_c._native import (
     AegisError,
+    Baselines,
     Commitment,
     ConcurrencyLimiter,
     Decision,
@@ -18,9 +19,11 @@ from aegis_c._native import (
     LedgerFull,
     Limit,
     LimitError,
+    LoopWatch,
     MmrAccumulator,
     Plan,
     RateLimiter,
+    ReplyAnalysis,
     RequestGuard,
     Reservation,
     VerificationError,
@@ -34,6 +37,9 @@ from aegis_c._native import (
     kernels,
     leaf_hash,
     node_hash,
+    token_divergence,
+    token_entropy,
+    token_key,
     verify_consistency,
     verify_inclusion,
 )
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AegisError",
+    "Baselines",
     "Commitment",
     "ConcurrencyLimiter",
     "Decision",
@@ -53,9 +60,11 @@ __all__ = [
     "LedgerFull",
     "Limit",
     "LimitError",
+    "LoopWatch",
     "MmrAccumulator",
     "Plan",
     "RateLimiter",
+    "ReplyAnalysis",
     "RequestGuard",
     "Reservation",
     "VerificationError",
@@ -70,6 +79,9 @@ __all__ = [
     "kernels",
     "leaf_hash",
     "node_hash",
+    "token_divergence",
+    "token_entropy",
+    "token_key",
     "verify_consistency",
     "verify_inclusion",
 ]

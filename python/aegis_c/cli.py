@@ -98,7 +98,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run the gateway. Options win over AEGIS_* variables, these over the settings file."""
-    from aegis_c.gateway.serve import run
+    try:
+        from aegis_c.gateway.serve import run
+    except ImportError as error:
+        _fail(error, UNUSABLE)
     from aegis_c.gateway.settings import SettingsError, load_settings
 
     options = {

@@ -5,7 +5,8 @@
  * order no more is in flight than the limit, and at the end nothing is left. */
 #include "schedule.h"
 
-#include "limit/concurrency.c" /* with a scheduler in it */
+#include "limit/concurrency.c" /* with a scheduler in them */
+#include "limit/concurrency_rows.c"
 
 #include "check.h"
 #include "scratch.h"

@@ -1,8 +1,8 @@
-/* Thread W and its helper. W gathers what the ring holds into a batch, writes and syncs
- * it, says so, and goes on. When does it flush? At once if somebody waits or the ring
- * fills up; else once per window of max_delay_us. While records keep coming it sleeps
- * with a timer, so that the producer never has to wake it (a futex wake costs the
- * producer 9-15 us); after some empty windows it parks, and the next record wakes it.
+/* Thread W. It gathers what the ring holds into a batch, writes and syncs it, says so,
+ * and goes on. When does it flush? At once if somebody waits or the ring fills up; else
+ * once per window of max_delay_us. While records keep coming it sleeps with a timer, so
+ * that the producer never has to wake it (a futex wake costs the producer 9-15 us);
+ * after some empty windows it parks, and the next record wakes it.
  */
 #include <errno.h>
 #include <signal.h>
@@ -18,10 +18,6 @@
 /* The last acknowledged batch gets its witness after this much quiet. */
 #define MARKER_AFTER_NS (250u * 1000u * 1000u)
 #define SLOW_SYNC_NS 1000000000u
-/* How long the helper waits before it tries again to make a segment. */
-#define HELPER_RETRY_NS (200u * 1000u * 1000u)
-/* How old what is known of the disk's free space may become. */
-#define SPACE_EVERY_NS (10u * UINT64_C(1000000000))
 
 void
 ag_wal_wake(struct ag_wal *wal, enum ag_wal_sleep depth)
@@ -156,6 +152,7 @@ rotate(struct ag_wal *wal, struct ag_error *err)
             (void)pthread_mutex_unlock(&wal->lock);
             return AG_EFULL;
         }
+        ag_wal_hurry_spare(wal);
         (void)pthread_cond_wait(&wal->changed, &wal->lock);
     }
     int fd = wal->spare_fd;
@@ -165,6 +162,8 @@ rotate(struct ag_wal *wal, struct ag_error *err)
     if (status != AG_OK) {
         return status; /* and no spare behind a segment that never became active */
     }
+    wal->witnessed = true; /* its header says that all before it is durable */
+    ag_wal_use_segment(wal, wal->log.at);
     (void)pthread_mutex_lock(&wal->lock);
     wal->stats.rotations++;
     wal->spare_wanted = true;
@@ -208,8 +207,23 @@ flush_batch(struct ag_wal *wal, uint64_t tail, struct ag_error *err)
     uint64_t durable = ag_log_last_seq(&wal->log);
     ag_ring_free(&wal->ring, at, durable);
     announce(wal, before, durable);
+    ag_wal_use_segment(wal, wal->log.at);
     count_batch(wal, ag_clock_ns() - started, records, bytes);
+    wal->batch_bytes = bytes;
     return AG_OK;
+}
+
+/* Whether another batch like the last one needs the next segment, which is there. */
+static bool
+may_rotate_early(struct ag_wal *wal)
+{
+    if (wal->batch_bytes == 0 || ag_log_extent_fits(&wal->log, wal->batch_bytes)) {
+        return false;
+    }
+    (void)pthread_mutex_lock(&wal->lock);
+    bool ready = wal->spare_fd >= 0;
+    (void)pthread_mutex_unlock(&wal->lock);
+    return ready;
 }
 
 static int
@@ -287,6 +301,9 @@ writer_loop(struct ag_wal *wal, struct ag_error *err)
             marker_at = now + MARKER_AFTER_NS;
         } else if (stop) {
             return AG_OK;
+        } else if (may_rotate_early(wal)) {
+            /* Nobody waits now: the next batch need not wait for a new segment. */
+            status = rotate(wal, err);
         } else if (!wal->witnessed && ag_log_marker_fits(&wal->log) &&
                    (atomic_exchange(&wal->mark_asked, 0) != 0 || now >= marker_at)) {
             status = write_marker(wal, AG_BATCH_MARKER, err);
@@ -307,19 +324,13 @@ writer_loop(struct ag_wal *wal, struct ag_error *err)
     }
 }
 
-static void
-name_thread(const char *name)
-{
-    (void)prctl(PR_SET_NAME, name, 0, 0, 0);
-}
-
 static void *
 writer_main(void *arg)
 {
     struct ag_wal *wal = arg;
     struct ag_error err;
     memset(&err, 0, sizeof(err));
-    name_thread("aegis-wal");
+    (void)prctl(PR_SET_NAME, "aegis-wal", 0, 0, 0);
     int status = writer_loop(wal, &err);
     if (status == AG_OK && ag_log_marker_fits(&wal->log)) {
         /* Says that the ring was empty: the next open does not miss it. */
@@ -329,84 +340,10 @@ writer_main(void *arg)
     if (status != AG_OK) {
         poison(wal, &err);
     }
+    ag_wal_hurry_spare(wal);
     (void)pthread_mutex_lock(&wal->lock);
     wal->writer_done = true;
     (void)pthread_cond_broadcast(&wal->changed);
-    (void)pthread_mutex_unlock(&wal->lock);
-    return NULL;
-}
-
-static void
-wait_lock_held(struct ag_wal *wal, uint64_t ns)
-{
-    struct timespec at = ag_clock_at(ag_clock_ns() + ns);
-    (void)pthread_cond_timedwait(&wal->changed, &wal->lock, &at);
-}
-
-/* Asks how much space there is, without the lock meanwhile. */
-static void
-look_at_space_lock_held(struct ag_wal *wal)
-{
-    struct ag_io_fs fs;
-    (void)pthread_mutex_unlock(&wal->lock);
-    int result = wal->io->statfs(wal->io->ctx, wal->path, &fs);
-    (void)pthread_mutex_lock(&wal->lock);
-    if (result == 0) {
-        wal->stats.disk_free = fs.free_bytes;
-    }
-}
-
-static void *
-helper_main(void *arg)
-{
-    struct ag_wal *wal = arg;
-    struct ag_error err;
-    uint64_t look_at = 0;
-    bool populated = false;
-    name_thread("aegis-wal-prep");
-    (void)pthread_mutex_lock(&wal->lock);
-    while (!atomic_load(&wal->helper_stop)) {
-        uint64_t now = ag_clock_ns();
-        if (now >= look_at) {
-            look_at_space_lock_held(wal);
-            look_at = now + SPACE_EVERY_NS;
-            continue;
-        }
-        if (!wal->spare_wanted && !populated) {
-            (void)pthread_mutex_unlock(&wal->lock);
-            ag_ring_populate(&wal->ring, &wal->helper_stop);
-            populated = true;
-            (void)pthread_mutex_lock(&wal->lock);
-            continue;
-        }
-        if (!wal->spare_wanted) {
-            wait_lock_held(wal, look_at - now);
-            continue;
-        }
-        look_at = 0; /* there is less, or there was too little */
-        (void)pthread_mutex_unlock(&wal->lock);
-        /* The number is stable: W does not rotate before it has this segment. */
-        bool direct = wal->log.direct;
-        int fd = -1;
-        int status = ag_log_make_segment(wal->io, wal->path, wal->log.segment_no + 1,
-                                         wal->log.segment_bytes, &wal->helper_stop,
-                                         &direct, &fd, &err);
-        (void)pthread_mutex_lock(&wal->lock);
-        wal->spare_failed = status != AG_OK && status != AG_ECLOSED;
-        wal->stats.no_space = wal->spare_failed;
-        if (status == AG_OK) {
-            wal->spare_fd = fd;
-            wal->spare_wanted = false;
-            (void)pthread_cond_broadcast(&wal->changed);
-        } else if (status != AG_ECLOSED) {
-            if (atomic_load(&wal->state) == AG_WAL_OPEN) {
-                wal->failure = err;
-            }
-            (void)pthread_cond_broadcast(&wal->changed);
-            wait_lock_held(wal, HELPER_RETRY_NS);
-        }
-    }
-    wal->helper_running = false;
     (void)pthread_mutex_unlock(&wal->lock);
     return NULL;
 }
@@ -418,6 +355,9 @@ ag_wal_threads_start(struct ag_wal *wal, struct ag_error *err)
     atomic_store(&wal->stop, false);
     atomic_store(&wal->helper_stop, false);
     atomic_store(&wal->sleep, AG_AWAKE);
+    atomic_store(&wal->piece_at, UINT64_MAX);
+    atomic_store(&wal->used, wal->log.at);
+    wal->batch_bytes = 0;
     wal->writer_done = false;
     wal->closed_cleanly = false;
     wal->witnessed = wal->log.at == AG_WAL_BLOCK; /* its header says it */
@@ -427,7 +367,7 @@ ag_wal_threads_start(struct ag_wal *wal, struct ag_error *err)
     /* Signals are for the threads of the program. */
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    int result = pthread_create(&wal->helper, NULL, helper_main, wal);
+    int result = pthread_create(&wal->helper, NULL, ag_wal_helper, wal);
     if (result == 0) {
         wal->helper_running = true;
         result = pthread_create(&wal->writer, NULL, writer_main, wal);
@@ -463,6 +403,7 @@ ag_wal_threads_stop(struct ag_wal *wal, uint64_t until_ns)
     }
     bool helper = wal->helper_running;
     atomic_store(&wal->helper_stop, true);
+    ag_wal_hurry_spare(wal);
     (void)pthread_cond_broadcast(&wal->changed);
     (void)pthread_mutex_unlock(&wal->lock);
     if (wal->writer_running) {

@@ -243,6 +243,7 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
         }
         *active = i;
         recovery->spare = true;
+        recovery->bytes_read += bytes;
         if (live[i].read == AG_READ_BAD) {
             ag_wal_note(recovery, "segment %" PRIu32 ": activation cut short, empty",
                         live[i].number);

@@ -76,16 +76,21 @@ ag_log_last_seq(const struct ag_log *log)
 }
 
 bool
+ag_log_extent_fits(const struct ag_log *log, uint64_t extent)
+{
+    return log->at + extent + AG_WAL_BLOCK <= log->segment_bytes;
+}
+
+bool
 ag_log_marker_fits(const struct ag_log *log)
 {
-    return log->at + 2u * AG_WAL_BLOCK <= log->segment_bytes;
+    return ag_log_extent_fits(log, AG_WAL_BLOCK);
 }
 
 bool
 ag_log_segment_takes(const struct ag_log *log, uint32_t payload)
 {
-    return log->at + ag_wal_extent(ag_wal_record_size(payload)) + AG_WAL_BLOCK <=
-           log->segment_bytes;
+    return ag_log_extent_fits(log, ag_wal_extent(ag_wal_record_size(payload)));
 }
 
 bool
@@ -93,7 +98,7 @@ ag_log_batch_takes(const struct ag_log *log, uint32_t payload)
 {
     size_t extent = ag_wal_extent(log->body_len + ag_wal_record_size(payload));
     return (log->nrec == 0 || extent <= AG_WAL_BATCH_MAX) &&
-           log->at + extent + AG_WAL_BLOCK <= log->segment_bytes;
+           ag_log_extent_fits(log, extent);
 }
 
 void

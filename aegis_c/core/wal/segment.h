@@ -44,13 +44,21 @@ struct ag_log {
     uint32_t blob_len;
 };
 
+/* How fast zeros may go to a disk that others wait for: `next` is called before each
+ * piece with the bytes that are zero already, and returns when the piece may go; false:
+ * give up. */
+struct ag_log_pace {
+    void *ctx;
+    bool (*next)(void *ctx, uint32_t done);
+};
+
 /* Makes segment `number` ready: zeros over the whole file, fsync, rename, directory
  * fsync; *fd (owned by the caller) stays open for writing. *direct goes in as the wish
- * and comes out as what the file system allowed. Stops early with AG_ECLOSED when *stop
- * becomes true (may be NULL). Any thread. */
+ * and comes out as what the file system allowed. At the given pace, NULL: as fast as it
+ * goes; AG_ECLOSED when that gives up, and no file is left. Any thread. */
 int ag_log_make_segment(const struct ag_io *io, const char *dir, uint32_t number,
-                        uint32_t segment_bytes, const atomic_bool *stop, bool *direct,
-                        int *fd, struct ag_error *err);
+                        uint32_t segment_bytes, const struct ag_log_pace *pace,
+                        bool *direct, int *fd, struct ag_error *err);
 
 /* Starts writing behind what `recovery` found: finishes an interrupted archive, makes
  * or takes the next segment, activates it (which certifies the end of the old log) and
@@ -64,6 +72,8 @@ void ag_log_stop(struct ag_log *log);
 /* Whether a record fits the batch that is being gathered / the segment, when alone. */
 bool ag_log_batch_takes(const struct ag_log *log, uint32_t payload);
 bool ag_log_segment_takes(const struct ag_log *log, uint32_t payload);
+/* Whether the segment takes a batch of so many bytes beside the block of the seal. */
+bool ag_log_extent_fits(const struct ag_log *log, uint64_t extent);
 /* Adds a record whose masked CRC is known; it must fit. */
 void ag_log_add(struct ag_log *log, const uint8_t *payload, uint32_t n, uint32_t crc);
 /* Writes and syncs the gathered batch; with flags, an empty one (marker). */

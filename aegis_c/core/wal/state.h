@@ -1,5 +1,5 @@
-/* The inside of struct ag_wal, shared by life.c, writer.c, flusher.c and cursor.c
- * only. */
+/* The inside of struct ag_wal, shared by life.c, writer.c, flusher.c, spare.c and
+ * cursor.c only. */
 #ifndef AG_WAL_STATE_H
 #define AG_WAL_STATE_H
 
@@ -53,11 +53,18 @@ struct ag_wal {
     atomic_bool stop;
     atomic_bool helper_stop;
 
+    /* what W tells the helper, and what the helper waits for */
+    _Alignas(64) _Atomic uint64_t used; /* offset in the active segment; UINT64_MAX: W
+                                           waits for the spare */
+    _Atomic uint64_t piece_at;          /* the next piece of zeros awaits this offset */
+    _Atomic uint32_t pieces;            /* futex word of the helper */
+
     /* thread W alone (and open, reopen, close when W does not run) */
     struct ag_log log;
     bool log_open;
-    uint64_t taken; /* ring position behind the last entry written */
-    bool witnessed; /* a header on disk says that everything is durable */
+    uint64_t taken;       /* ring position behind the last entry written */
+    uint64_t batch_bytes; /* of the last batch on disk */
+    bool witnessed;       /* a header on disk says that everything is durable */
     bool closed_cleanly;
 
     /* under `lock` */
@@ -90,6 +97,13 @@ ag_wal_forked(const struct ag_wal *wal)
  * `until_ns`; AG_ETIMEDOUT) and joins both. */
 int ag_wal_threads_start(struct ag_wal *wal, struct ag_error *err);
 int ag_wal_threads_stop(struct ag_wal *wal, uint64_t until_ns);
+
+/* The helper's thread; `arg` is the log. */
+void *ag_wal_helper(void *arg);
+/* W's offset in the active segment is now `at`: as far as the zeros may follow. */
+void ag_wal_use_segment(struct ag_wal *wal, uint64_t at);
+/* Somebody waits for the helper: it goes on without pauses. */
+void ag_wal_hurry_spare(struct ag_wal *wal);
 
 /* Wakes W when it sleeps at least as deep as `depth`. Any thread. */
 void ag_wal_wake(struct ag_wal *wal, enum ag_wal_sleep depth);

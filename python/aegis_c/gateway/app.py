@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from aegis_c import __version__
-from aegis_c.gateway.api import health, ledger, openai, receipts
+from aegis_c.gateway.api import admin, health, ledger, openai, receipts
 from aegis_c.gateway.errors import (
     SERVER_ERROR,
     Refusal,
@@ -31,6 +31,7 @@ from aegis_c.gateway.errors import (
     unknown_route,
 )
 from aegis_c.gateway.evidence import Call
+from aegis_c.gateway.hot.pipeline import CALL
 from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.runtime import CHAT, Runtime
 from aegis_c.gateway.settings import Settings, load_settings
@@ -114,7 +115,7 @@ def create_app(
         redoc_url=None,
     )
     app.runtime = app.state.aegis = runtime
-    for module in (openai, receipts, ledger, health):
+    for module in (openai, receipts, ledger, admin, health):
         app.include_router(module.router(runtime))
     _add_error_handlers(app, runtime)
     return app
@@ -132,6 +133,7 @@ def _add_error_handlers(app: FastAPI, runtime: Runtime) -> None:
 
     def refuse(request: Request, refusal: Refusal) -> Response:
         call = Call(_route_path(request.scope), runtime.source.of(request.scope))
+        request.scope[CALL] = call
         body = refusal.body()
         runtime.refuser.record(call, refusal, body)
         response = Response(body, refusal.status)

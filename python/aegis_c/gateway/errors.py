@@ -106,7 +106,9 @@ def unavailable(seconds: float) -> Refusal:
         "The model server has failed repeatedly and is left alone for a while.",
         stage="upstream",
         type=UPSTREAM_ERROR,
-        headers=((b"retry-after", str(max(1, math.ceil(seconds))).encode()),),
+        headers=(
+            (b"retry-after", str(max(1, math.ceil(round(seconds, 3)))).encode()),
+        ),  # (t + 30) - t may exceed 30
     )
 
 

@@ -84,24 +84,30 @@ class Call:
 
     __slots__ = (
         "admitted",
+        "answered",
         "client_id",
         "endpoint",
         "entry",
+        "first_ns",
         "held",
         "id",
+        "index",
         "intent",
         "limits",
         "model",
+        "outcome",
         "owed",
         "phases",
         "principal",
         "provider",
         "recorded",
+        "refused",
         "request",
         "session",
         "source",
         "started",
         "upstream_ns",
+        "usage",
     )
 
     def __init__(self, endpoint: str, source: str) -> None:
@@ -120,8 +126,14 @@ class Call:
         self.owed = 0  # entries it may still make
         self.intent: int | None = None  # index of its intent, once there is one
         self.recorded = False  # the entry of its outcome was made: no rejection need follow
+        self.refused = 0  # the status of its rejection
         self.entry: bytes | None = None  # `<origin>/<index>` of an entry known to be durable
         self.upstream_ns = 0
+        self.first_ns = 0  # from its start until the first event of its stream was handed over
+        self.answered: str | None = None  # the model that the provider names
+        self.usage: dict[str, int] | None = None  # what the provider reported
+        self.index: int | None = None  # of the entry of its outcome
+        self.outcome: str | None = None  # how its stream ended, or why it was refused
         self.held: Held | None = None  # of its limits
         self.limits: dict[str, Any] | None = None  # what its entries say of them
 
@@ -143,12 +155,10 @@ class Evidence:
         rejections_per_source: float,
         rejections_total: float,
         reserved: Callable[[], int],
-        used: Callable[[str, dict[str, int]], None] = lambda endpoint, usage: None,
     ) -> None:
         """``reserved()`` is the ring space, in bytes, that admitted calls may still need."""
         self._ledger = ledger
         self._reserved = reserved
-        self._used = used
         self.use(
             policy=policy,
             refuse_on_failure=refuse_on_failure,
@@ -193,13 +203,13 @@ class Evidence:
         """A plain call that the upstream answered with ``status``; ``response`` goes out."""
         entry = self._entry("call", call)
         entry.status = status
-        entry.usage = usage
-        if usage is not None:
-            self._used(call.endpoint, usage)
+        entry.usage = call.usage = usage
+        call.answered = answered
         entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
-        return self._submit(entry, call.request, response, keep=not self.refuses)
+        call.index = self._submit(entry, call.request, response, keep=not self.refuses)
+        return call.index
 
     def intent(self, call: Call, status: int | None) -> int | None:
         """A stream is about to begin, or (in write-ahead mode, no ``status`` yet) any call."""
@@ -227,15 +237,17 @@ class Evidence:
         entry = self._entry("settle", call)
         entry.of = call.intent
         entry.status = status
-        entry.usage = usage
-        if usage is not None:
-            self._used(call.endpoint, usage)
+        entry.usage = call.usage = usage
+        call.answered = answered
         entry.events = events
         entry.provider = call.provider
         entry.timing = _timing(call)
         _set_model(entry, call.model, answered)
         withheld = self.refuses and isinstance(response, bytes)
-        return self._submit(entry, None, response, keep=not withheld)
+        if isinstance(status, str):
+            call.outcome = status
+        call.index = self._submit(entry, None, response, keep=not withheld)
+        return call.index
 
     def rejection(
         self, call: Call, *, status: int, reason: str, stage: str, response: bytes | None
@@ -246,6 +258,7 @@ class Evidence:
         rejection that would take ring space from admitted calls. An admitted call, which may have
         gone upstream, has room of its own.
         """
+        call.outcome = reason
         if not call.owed and not self._may_reject(call):
             self._count()
             return None
@@ -258,7 +271,8 @@ class Evidence:
         entry.provider = call.provider
         _set_model(entry, call.model, None)
         request = call.request if call.intent is None else None
-        return self._submit(entry, request, response, keep=True)
+        call.index = self._submit(entry, request, response, keep=True)
+        return call.index
 
     def analysis(self, call: Call, of: int, analysis: dict[str, Any]) -> int | None:
         """What the background analyser found about the call or settle at index ``of``."""

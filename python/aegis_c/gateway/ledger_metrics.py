@@ -13,6 +13,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from aegis_c.gateway.metrics import cumulative
+
 _VERDICTS: Final = ("new", "clean", "whole", "torn", "accepted")
 _RING_MODES: Final = ("tmpfs", "disk")
 
@@ -33,14 +35,14 @@ def _families(log: dict[str, Any]) -> Iterator[Metric]:
     yield HistogramMetricFamily(
         "aegis_wal_sync_seconds",
         "Time to write a batch and fdatasync it.",
-        buckets=list(_cumulative(log["sync_us"], 1e-6)),
+        buckets=list(cumulative(log["sync_us"], 1e-6)),
         sum_value=log["sync_ns_total"] * 1e-9,
     )
     yield _counter("aegis_wal_slow_syncs", "Batches that took over a second.", log["slow_syncs"])
     yield HistogramMetricFamily(
         "aegis_wal_batch_records",
         "Records that became durable with one fdatasync.",
-        buckets=list(_cumulative(log["batch_records"], 1)),
+        buckets=list(cumulative(log["batch_records"], 1)),
         sum_value=log["records"],
     )
     yield _counter("aegis_wal_written_bytes", "Bytes written to the log.", log["bytes"])
@@ -87,15 +89,6 @@ def _families(log: dict[str, Any]) -> Iterator[Metric]:
 
 def _counter(name: str, text: str, value: int) -> Metric:
     return CounterMetricFamily(name, text, value)
-
-
-def _cumulative(counts: list[int], unit: float) -> Iterator[tuple[str, float]]:
-    """Item k counts what is below 2**k units, the last one everything above as well."""
-    total = 0
-    for k, count in enumerate(counts):
-        total += count
-        last = k + 1 == len(counts)
-        yield ("+Inf" if last else repr(float(2**k * unit))), total
 
 
 def _state(name: str, text: str, label: str, value: str, values: tuple[str, ...]) -> Metric:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from aegis_c.gateway.evidence import timestamp
+from aegis_c.gateway.hot.phases import PHASES
 
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Call
@@ -89,8 +90,17 @@ def configure(style: str) -> None:
     root.setLevel(logging.INFO)
 
 
+class _Timing(msgspec.Struct, omit_defaults=True):
+    total_us: int
+    upstream_us: int = 0  # 0: none was asked
+
+
+#: A member for each phase that the call came to, in nanoseconds.
+_Spent = msgspec.defstruct("_Spent", [(name, int, 0) for name in PHASES], omit_defaults=True)
+
+
 class _Line(msgspec.Struct):
-    """The line of one call."""
+    """The line of one call; ``outcome``: how its stream ended, or why it was refused."""
 
     time: str
     id: str
@@ -99,7 +109,9 @@ class _Line(msgspec.Struct):
     tenant: str | None
     key: str | None
     model: str | None
-    timing: dict[str, int]
+    outcome: str | None
+    timing: _Timing
+    phases_ns: msgspec.Struct  # a _Spent
     level: str = "info"
     logger: str = "aegis_c.gateway.calls"
 
@@ -115,8 +127,8 @@ class CallLog:
         self._due = False
         self.dropped = 0
 
-    def write(self, call: Call, status: int) -> None:
-        """Note that ``call`` was answered with ``status``."""
+    def write(self, call: Call, status: int, took: int) -> None:
+        """Note that ``call`` was answered with ``status`` after ``took`` nanoseconds."""
         principal, model = call.principal, call.model
         text = _encode(
             _Line(
@@ -127,7 +139,9 @@ class CallLog:
                 None if principal is None else principal.tenant,
                 None if principal is None else principal.key,
                 None if model is None else model[:256],
-                _timing(call),
+                call.outcome,
+                _Timing(took // 1000, call.upstream_ns // 1000),
+                _Spent(*call.phases.spent),
             )
         )
         if self._held + len(text) > _HELD_MAX:
@@ -163,13 +177,6 @@ class CallLog:
             lines.append(_encode({"level": "warning", "calls_not_logged": self.dropped}))
             self.dropped = 0
         return b"\n".join([*lines, b""]) if lines else b""
-
-
-def _timing(call: Call) -> dict[str, int]:
-    total = (time.perf_counter_ns() - call.started) // 1000
-    if call.upstream_ns:
-        return {"total_us": total, "upstream_us": call.upstream_ns // 1000}
-    return {"total_us": total}
 
 
 def _write(fd: int, data: bytes) -> None:

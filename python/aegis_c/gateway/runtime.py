@@ -16,10 +16,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from aegis_c import AegisError
+from aegis_c.gateway.background.alerts import Alerts
+from aegis_c.gateway.background.analyser import ResponseAnalyser
+from aegis_c.gateway.background.analysis_metrics import AnalysisMetrics
 from aegis_c.gateway.background.analyst import Analyst
 from aegis_c.gateway.background.spawn import Background
+from aegis_c.gateway.background.webhook import Webhook
 from aegis_c.gateway.deep_health import DeepHealth
-from aegis_c.gateway.errors import Refusal, method_not_allowed
+from aegis_c.gateway.errors import method_not_allowed
 from aegis_c.gateway.evidence import Call, Evidence
 from aegis_c.gateway.hot.adapters.openai import examine_chat
 from aegis_c.gateway.hot.admission import Admission
@@ -29,9 +33,15 @@ from aegis_c.gateway.hot.dispatch import Dispatcher
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.forwarder import Forwarder
 from aegis_c.gateway.hot.guard import Guard, Head
-from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, Headers, guarded, refuse_alone
+from aegis_c.gateway.hot.guard_protocol import (
+    GuardedProtocol,
+    Headers,
+    Violation,
+    guarded,
+    refuse_alone,
+)
 from aegis_c.gateway.hot.limits import Limits
-from aegis_c.gateway.hot.pipeline import Governed, Refuser
+from aegis_c.gateway.hot.pipeline import CALL, Governed, Refuser
 from aegis_c.gateway.hot.recording import MODES
 from aegis_c.gateway.hot.relay import Relay
 from aegis_c.gateway.hot.retry import Retries
@@ -43,12 +53,14 @@ from aegis_c.gateway.limits.metrics import add_metrics
 from aegis_c.gateway.limits.rules import limits_for
 from aegis_c.gateway.limits.tables import Tables
 from aegis_c.gateway.logs import CallLog
+from aegis_c.gateway.loop_health import LoopHealth
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
 from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
 from aegis_c.gateway.shards import Place, close_others, open_shard, remember, ring_bytes
+from aegis_c.gateway.spans import Spans
 from aegis_c.ledger import AsyncLedger
-from aegis_c.ledger.layout import DataDir
+from aegis_c.ledger.layout import DataDir, Shard
 
 log = logging.getLogger("aegis_c.gateway")
 
@@ -71,6 +83,9 @@ class Runtime:
     running: bool
     ledger: AsyncLedger
     background: Background
+    analyst: Analyst
+    alerts: Alerts
+    webhook: Webhook
     firewall: Firewall
     targets: Targets
     retries: Retries
@@ -95,8 +110,13 @@ class Runtime:
         self.source = Source(settings.trusted_proxies, settings.forwarded_header)
         self.limits = None
         self.metrics = Metrics()
+        self.analyses = AnalysisMetrics()
+        self.loop_health = LoopHealth()
+        for part in (self.analyses, self.loop_health):
+            self.metrics.registry.register(part)
         self.deep_health = DeepHealth(self)
         self.calls = CallLog()
+        self.spans: Spans | None = None
         self.running = False
         self.hot = {}
         self._policy = settings.policy()
@@ -121,13 +141,19 @@ class Runtime:
         # Later than the second line's, which refuses a governed body by its endpoint.
         self.protocol.body_timeout = limits.body_timeout + 5.0
 
-    def refused(self, client: tuple[str, int] | None, refusal: Refusal) -> tuple[bytes, Headers]:
-        """Record what was refused before it became a request; its reply's body and headers."""
-        if not self.running:
+    def refused(self, violation: Violation) -> tuple[bytes, Headers]:
+        """Record what the first line refused; the body and headers of the reply.
+
+        A call whose body broke has one entry: this one, or that of a refusal before it.
+        """
+        refusal, scope = violation.refusal, violation.scope
+        call: Call | None = None if scope is None else scope.get(CALL)
+        if not self.running or (call is not None and (call.refused or call.recorded)):
             return refuse_alone(refusal)
-        call = Call("", self.source.of({"client": client}))
+        if call is None:
+            call = Call("", self.source.of({"client": violation.client}))
         body = refusal.body()
-        self.refuser.record(call, refusal, body)
+        self.refuser.record(call, refusal, body if violation.answered else None)
         return body, self.refuser.headers(call, refusal, body)
 
     # -- life --------------------------------------------------------------------------------
@@ -146,7 +172,7 @@ class Runtime:
                 self._fault = str(error) or type(error).__name__
                 raise
             self._fault = None
-            self.metrics.genai.watch_loop()
+            self.loop_health.start(self.settings.logs.slow_loop)
             self._keeper = self._until_the_loop_ends()
             await anext(self._keeper)
             self.running = True
@@ -164,7 +190,7 @@ class Runtime:
                 task.cancel()
             await self._calls_end(time.monotonic() + 1.0)
             self.running = False
-            self.metrics.genai.stop_watching()
+            self.loop_health.stop()
             await self._stop_parts(max(1.0, deadline - time.monotonic()))
             keeper, self._keeper = self._keeper, None
         if keeper is not None:
@@ -211,7 +237,8 @@ class Runtime:
                 settings = settings.model_copy(update={"workers": 1})
                 self._lock_fd = directory.lock()
                 place = Place(changed=await close_others(settings))
-            self.ledger = open_shard(settings, directory.shard(place.shard), ring_bytes(settings))
+            shard = directory.shard(place.shard)
+            self.ledger = open_shard(settings, shard, ring_bytes(settings))
         except BaseException:
             self._unlock()
             raise
@@ -227,7 +254,7 @@ class Runtime:
             except ValueError as error:  # a key's file or a proxy variable, changed meanwhile
                 raise SettingsError(f"upstream: {error}") from None
             await asyncio.to_thread(self._open_tables, settings)
-            self._open()
+            self._open(shard)
             self._assemble()
             abandoned = await self.evidence.recover()
             if abandoned:
@@ -241,8 +268,11 @@ class Runtime:
             await self._stop_parts(1.0)
             raise
 
-    def _open(self) -> None:
-        """Make what lives as long as the ledger is open; a reload changes it in place."""
+    def _open(self, shard: Shard) -> None:
+        """Make what lives as long as the ledger is open; a reload changes it in place.
+
+        Raises SettingsError.
+        """
         settings, limits = self.settings, self.settings.limits
         native, background = self.ledger.native, self.background
         refuse = settings.evidence.on_failure == "refuse"
@@ -252,7 +282,7 @@ class Runtime:
             room=native.room,
             poisoned=lambda: native.poisoned,
             refuse_on_failure=refuse,
-            background_room=background.room,
+            background_room=lambda: self.analyst.room(),
             background_depth=lambda: background.depth,
         )
         self.evidence = Evidence(
@@ -262,18 +292,33 @@ class Runtime:
             rejections_per_source=settings.evidence.rejections_per_source,
             rejections_total=settings.evidence.rejections_total,
             reserved=self.admission.reserved,
-            used=self.metrics.genai.used,
+        )
+        self.alerts = self.analyses.alerts = Alerts(shard.private)
+        try:
+            self.webhook = self.analyses.webhook = Webhook(settings.alerts.webhook)
+        except (OSError, ValueError) as error:  # a file of it, changed meanwhile
+            raise SettingsError(f"alerts.webhook: {error}") from None
+        self.analyst = Analyst(
+            background,
+            self.evidence,
+            ResponseAnalyser(),
+            self.analyses,
+            self.alerts,
+            self.webhook,
+            all=settings.evidence.analysis == "all",
         )
         self.retries = Retries(settings.upstream.retry)
+        if settings.otel:
+            self.spans = Spans(background, native.origin)
         self.refuser = Refuser(self.evidence, self.metrics)
 
     def _assemble(self) -> None:
         """Build the stages: at the start, and anew with reloaded settings."""
-        settings, limits, background = self.settings, self.settings.limits, self.background
+        settings, limits = self.settings, self.settings.limits
         recording = MODES[settings.evidence.mode](self.evidence, self.ledger, self.admission)
-        analyst = Analyst(background, self.evidence, all=settings.evidence.analysis == "all")
+        self.analyst.use(all=settings.evidence.analysis == "all")
         relay = Relay(
-            ledger=self.ledger, recording=recording, analyst=analyst, metrics=self.metrics
+            ledger=self.ledger, recording=recording, analyst=self.analyst, metrics=self.metrics
         )
         before, self.limits = self.limits, None
         if self._tables is not None and limits.any():
@@ -304,11 +349,12 @@ class Runtime:
                     dispatcher=dispatcher,
                     recording=recording,
                     relay=relay,
-                    analyst=analyst,
+                    analyst=self.analyst,
                 ),
                 refuser=self.refuser,
                 metrics=self.metrics,
                 calls=self.calls if settings.logs.calls else None,
+                spans=self.spans,
             ),
         }
 
@@ -341,6 +387,12 @@ class Runtime:
             self.targets.close()
         if hasattr(self, "background"):
             await self.background.drain(seconds)
+        if hasattr(self, "analyst"):
+            self.analyst.close()
+            await asyncio.gather(self.webhook.close(seconds), self.alerts.close(seconds))
+        if self.spans is not None:
+            await self.spans.close(seconds)
+            self.spans = None
         if hasattr(self, "evidence"):
             self.evidence.flush()
         if self._tables is not None:
@@ -375,10 +427,18 @@ class Runtime:
                 targets = Targets.of(settings.upstream)
             except (OSError, ValueError) as error:
                 raise SettingsError(f"upstream: {error}") from None
+        if settings.alerts != self.settings.alerts or settings.alerts.webhook.secret_file:
+            try:
+                self.webhook.use(settings.alerts.webhook)
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"alerts.webhook: {error}") from None
         try:
             self._open_tables(settings)
         except (AegisError, OSError) as error:
             raise SettingsError(f"limits: {error}") from None
+        if settings.logs.slow_loop != self.settings.logs.slow_loop:
+            self.loop_health.stop()
+            self.loop_health.start(settings.logs.slow_loop)
         self.settings, self._policy = settings, settings.policy()
         self.auth = Auth(settings.keys)
         self._set_deadlines()
@@ -419,7 +479,7 @@ class Runtime:
         poisoned = self.ledger.native.poisoned
         if poisoned is not None:
             missing.append(f"ledger: {poisoned}")
-        if not self.background.room():
+        if not self.analyst.room():
             missing.append("background queue: full")
         if self.admission.closed:
             missing.append("shutting down")

@@ -12,6 +12,7 @@ import hashlib
 import ipaddress
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -30,6 +31,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from aegis_c.gateway.alert_settings import AlertSettings
 from aegis_c.gateway.limits_settings import LimitSet, ModelLimits, Price, Units
 from aegis_c.gateway.settings_file import Lines, SettingsError, variable_of
 from aegis_c.gateway.tables import Name, Seconds, Table
@@ -46,6 +48,8 @@ TOOL_VARIABLES = frozenset(
         "AEGIS_CONFIG",
         "AEGIS_COVERAGE",
         "AEGIS_DEBUG",
+        "AEGIS_IO",
+        "AEGIS_IO_RULES",
         "AEGIS_NO_APT",
         "AEGIS_OPENSSL",
         "AEGIS_PYTHON",
@@ -55,8 +59,10 @@ TOOL_VARIABLES = frozenset(
     }
 )
 
-#: Where and how the gateway runs: changed by a restart only, and no part of the policy.
-PROCESS = ("host", "port", "uds", "data", "workers")
+_OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+
+#: Where and how the gateway runs and is watched: changed by a restart only, no part of the policy.
+PROCESS = ("host", "port", "uds", "data", "workers", "otel")
 
 Role = Literal["caller", "auditor", "admin"]
 
@@ -245,6 +251,11 @@ class LogSettings(Table):
         default="json", description="json: one object a line; text: for people."
     )
     calls: bool = Field(default=True, description="One line for each governed call.")
+    slow_loop: Annotated[float, Field(ge=0.01, le=60)] = Field(
+        default=0.1,
+        description="Seconds that the event loop may stand still before the log names the stage "
+        "that keeps it.",
+    )
 
 
 class Settings(BaseSettings):
@@ -283,6 +294,19 @@ class Settings(BaseSettings):
         default="x-forwarded-for", description="The one header that those proxies write."
     )
     logs: LogSettings = LogSettings()
+    alerts: AlertSettings = AlertSettings()
+    otel: bool = Field(
+        default=False,
+        description="An OpenTelemetry span for each governed call (extra `otel`), exported as "
+        "OTLP over HTTP; OTEL_* variables say where to.",
+    )
+
+    @field_validator("otel")
+    @classmethod
+    def _check_otel(cls, value: bool) -> bool:
+        if value and not _otel_installed():
+            raise ValueError("needs OpenTelemetry: pip install 'aegis-c[otel]'")
+        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
@@ -328,13 +352,15 @@ class Settings(BaseSettings):
         """64 hex digits: SHA-256 of the active settings, secrets left out.
 
         Over the compact JSON text with sorted members of everything but where it runs
-        and in how many processes (PROCESS), and the secrets (the upstream's key, key digests).
+        and in how many processes (PROCESS), and the secrets (keys of upstreams and webhook, key
+        digests).
         """
         shown = self.model_dump(mode="json", exclude=dict.fromkeys(PROCESS, True))
         for upstream in (shown["upstream"], *shown["upstream"]["targets"]):
             del upstream["api_key"]
         del shown["upstream"]["proxy_login"]
         shown["upstream"]["retry"]["statuses"].sort()
+        del shown["alerts"]["webhook"]["secret"]
         for key in shown["keys"]:
             del key["sha256"]
             key["roles"] = sorted(key["roles"])
@@ -348,6 +374,13 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _otel_installed() -> bool:
+    try:
+        return None not in map(find_spec, _OTEL)
+    except ModuleNotFoundError:  # a package above them
+        return False
 
 
 def load_settings(file: Path | None = None, **overrides: Any) -> Settings:

@@ -229,11 +229,11 @@ def check_keys(key: SecretStr | None, file: Path | None) -> None:
         read_secret(file)
 
 
-def read_secret(path: Path) -> str:
-    """The bearer in a file, without the line's end. Raises ValueError."""
+def read_secret(path: Path, setting: str = "api_key_file") -> str:
+    """The secret in a file, without the line's end. Raises ValueError."""
     try:
         text = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"api_key_file {path} cannot be read: {error}") from None
+        raise ValueError(f"{setting} {path} cannot be read: {error}") from None
     check_secret(SecretStr(text))
     return text

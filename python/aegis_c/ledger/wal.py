@@ -20,6 +20,10 @@ from aegis_c import WalError, WalPoisoned, WalWriter
 _BATCH = 1024
 """Waiters resolved before other callbacks of the loop get their turn."""
 
+_CROWD = 128
+"""Waiters of one turn of the loop for which the disk is asked before the turn ends: while it
+writes their records, the loop goes on."""
+
 _ENTRY = 16
 """Octets that the ring adds to a payload, which it pads to 8."""
 
@@ -45,6 +49,9 @@ class Wal:
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._count = 0
+        self._crowded = False  # the last wake-up resolved several waiters
+        self._wanted = 0  # the highest sequence number that the native side is to be asked for
+        self._asking = 0  # waiters of this turn
         self._rooms: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._promised = 0  # octets granted to tasks that have not run yet
         self._closing: asyncio.Task[None] | None = None
@@ -88,8 +95,26 @@ class Wal:
         else:
             self._count += 1
             heapq.heappush(self._heap, (seq, self._count, future))
-        self._want(seq)  # signals the loop when it is durable already, or never will be
+        if self._crowded:
+            self._ask_later(seq)
+        else:
+            self._want(seq)  # signals the loop when it is durable already, or never will be
         return future
+
+    def _ask_later(self, seq: int) -> None:
+        """Asks for all waiters of this turn at once: the first of a crowd that comes back would
+        send the disk away with its record alone, and the others would wait for two writes."""
+        self._wanted = max(self._wanted, seq)
+        self._asking += 1
+        if self._asking == 1:
+            self._loop.call_soon(self._ask)
+        elif self._asking % _CROWD == 0:
+            self._want(self._wanted)
+
+    def _ask(self) -> None:
+        self._asking = 0
+        if self._closing is None:
+            self._want(self._wanted)
 
     async def room(self, n: int) -> None:
         """Waits until a payload of `n` octets fits the ring, first come, first served.
@@ -137,6 +162,7 @@ class Wal:
     def _resolve(self, durable: int) -> None:
         left = _BATCH
         queue = self._queue
+        self._crowded = len(queue) > 1 and queue[1][0] <= durable
         while queue and queue[0][0] <= durable:
             future = queue.popleft()[1]
             if not future.done():

@@ -14,26 +14,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from starlette.types import Scope
 
 from aegis_c import RequestGuard
 from aegis_c.gateway.errors import Refusal
+from aegis_c.gateway.hot.server_parts import (
+    STATUS_LINE,
+    FlowControl,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 _PIPELINE_DEPTH: Final = 16  # requests of one connection that are not answered yet
 _BODY_RATE: Final = 1024  # bytes a second that a body has to bring, over one body timeout
 _LINGER: Final = 1.0  # seconds in which a refused caller can read why before the connection ends
 
 Headers = list[tuple[bytes, bytes]]
-#: Given the caller's address and a refusal; returns the body and headers of the reply.
-OnRefusal = Callable[[tuple[str, int] | None, Refusal], tuple[bytes, Headers]]
+
+
+class Violation(NamedTuple):
+    """What the first line refuses."""
+
+    client: tuple[str, int] | None  # the caller's address
+    refusal: Refusal
+    #: The request's, when an application has it already: what broke is then its body.
+    scope: Scope | None
+    answered: bool  # the refusal goes out; else a response is in the way
+
+
+#: Given a violation; returns the body and headers of the reply.
+OnRefusal = Callable[[Violation], tuple[bytes, Headers]]
 
 
 def refuse_alone(refusal: Refusal) -> tuple[bytes, Headers]:
@@ -169,6 +182,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._current = self.cycle
+        # Of "Connection: close" older releases of uvicorn learn while it writes the head.
+        if self.cycle is not None:  # it is, unless a WebSocket is asked for
+            self.cycle.keep_alive = self.cycle.keep_alive and self.parser.should_keep_alive()
         if not self.pipeline:
             self._active = self.cycle
 
@@ -235,9 +251,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # -- refusals ----------------------------------------------------------------------------
 
-    def refused(self, refusal: Refusal) -> tuple[bytes, Headers]:
+    def refused(self, violation: Violation) -> tuple[bytes, Headers]:
         """Body and headers of the reply; for a subclass that keeps a record."""
-        return refuse_alone(refusal)
+        return refuse_alone(violation.refusal)
 
     def _refuse(self, status: int, code: str, text: str, offset: int | None = None) -> None:
         """Take nothing more from this connection; answer 400 unless that would mix with another."""
@@ -249,15 +265,22 @@ class GuardedProtocol(HttpToolsProtocol):
         refusal = Refusal(
             status, code, text + where, stage="guard", headers=((b"connection", b"close"),)
         )
-        body, headers = self.refused(refusal)
         assert isinstance(self.flow, _Flow)
         broken = self._current if self._in_message else None
-        if broken is not None and self._drop(broken):
-            return
-        if self._active is None or self._active.response_complete:
+        scope: Scope | None = None
+        if broken is not None:
+            if not (self.pipeline and self.pipeline[0][0] is broken):
+                scope = cast("Scope", broken.scope)
+            if self._drop(broken):
+                self.refused(Violation(self.client, refusal, scope, answered=False))
+                return
+        active = self._active
+        answered = active is None or active.response_complete
+        body, headers = self.refused(Violation(self.client, refusal, scope, answered))
+        if active is None or answered:
             self._answer(status, body, headers)
         else:  # the responses before it go out, then the connection ends
-            last = self.pipeline[0][0] if self.pipeline else self._active
+            last = self.pipeline[0][0] if self.pipeline else active
             last.keep_alive = False
             self.flow.pause_reading()
             self.flow.held = True
@@ -297,10 +320,10 @@ def guarded(
     """A protocol with these limits, for uvicorn's ``http``; ``on_refusal`` may keep a record."""
 
     class Guarded(GuardedProtocol):
-        def refused(self, refusal: Refusal) -> tuple[bytes, Headers]:
+        def refused(self, violation: Violation) -> tuple[bytes, Headers]:
             if on_refusal is None:
-                return refuse_alone(refusal)
-            return on_refusal(self.client, refusal)
+                return refuse_alone(violation.refusal)
+            return on_refusal(violation)
 
     Guarded.head_timeout = head_timeout
     Guarded.body_timeout = body_timeout

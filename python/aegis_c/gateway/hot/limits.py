@@ -153,13 +153,15 @@ class Held:
         if reservation is None:
             return
         rules = self.rules
+        if requests == 1 and not rules.weighs:
+            return  # as reserved
         prompt, output = used or (0, 0)
         tokens = min(prompt + output, _MOST)
         money = 0
         if self._prices is not None:
             money = min(costs.price(self._prices, prompt, output), _MOST)
         assert rules.plan is not None
-        rules.plan.settle(reservation, rules.costs(requests, tokens, money))
+        rules.plan.settle(reservation, rules.costs((requests, tokens, money)))
         if rules.weighs:
             self._record["used_tokens"] = tokens
             if self._prices is not None:
@@ -240,7 +242,7 @@ class Limits:
             held.leases.append(lease)
         if rules.plan is not None:
             tokens, money = held.weigh(document) if rules.weighs else (0, 0)
-            units = rules.costs(1, tokens, money)
+            units = rules.costs((1, tokens, money))
             try:
                 reservation = rules.plan.reserve(rules.keys(names), units)
             except LimitError:

@@ -20,6 +20,7 @@ from aegis_c.gateway.hot.auth import Auth
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.guard import ClientGone, Guard
 from aegis_c.gateway.hot.phases import AUTH, BODY, FIREWALL, GUARD, LIMITS, QUEUE
+from aegis_c.gateway.hot.reply import add_timing
 
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Evidence
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from aegis_c.gateway.hot.source import Source
     from aegis_c.gateway.logs import CallLog
     from aegis_c.gateway.metrics import Metrics
+    from aegis_c.gateway.spans import Spans
 
 log = logging.getLogger("aegis_c.gateway.pipeline")
 
+CALL: Final = "aegis.call"  # where a scope holds the Call that it became
 CLIENT_CLOSED_REQUEST: Final = 499  # the status in entries of callers that left before an answer
 _UNREAD_KEEP: Final = 1 << 20  # bytes of an unread body for which the connection is kept
 _LINGER_BYTES: Final = 32 << 20  # bytes of an unread body that are thrown away before closing
@@ -51,6 +54,7 @@ class Refuser:
 
     def record(self, call: Call, refusal: Refusal, body: bytes | None) -> int | None:
         """Count it and leave its entry; ``body`` is the reply, if there is to be one."""
+        call.refused = refusal.status
         self._metrics.rejected(refusal.stage, refusal.code)
         return self._evidence.rejection(
             call,
@@ -72,6 +76,7 @@ class Refuser:
             headers += self.limits.headers(call)
         if call.entry is not None:
             headers.append((b"aegis-entry", call.entry))
+        add_timing(headers, call)
         return headers
 
     def record_gone(self, call: Call, stage: str) -> None:
@@ -101,8 +106,10 @@ class Governed:
         refuser: Refuser,
         metrics: Metrics,
         calls: CallLog | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._calls = calls
+        self._spans = spans
         self._endpoint = endpoint
         self._source = source
         self._guard = guard
@@ -118,10 +125,9 @@ class Governed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        call = Call(self._endpoint, self._source.of(scope))
+        call = scope[CALL] = Call(self._endpoint, self._source.of(scope))
         phases = call.phases
-        head = None
-        body = None
+        head = body = document = None
         status = CLIENT_CLOSED_REQUEST
         try:
             if scope["method"] != "POST":
@@ -161,7 +167,9 @@ class Governed:
         except (ClientGone, OSError):
             if call.held is not None:
                 call.held.standing = call.admitted
-            if not call.recorded:
+            if call.refused:  # its body broke, and the first line said so
+                status = call.refused
+            elif not call.recorded:
                 self._refuser.record_gone(call, "upstream" if call.admitted else "body")
         except asyncio.CancelledError:
             if not call.recorded:
@@ -179,10 +187,11 @@ class Governed:
             if call.admitted:
                 self._admission.leave(call.owed)
             took = time.perf_counter_ns() - call.started
-            self._metrics.answered(self._endpoint, status, took, call.upstream_ns)
-            self._metrics.spent(phases.spent)
+            self._metrics.over(call, status, took)
             if self._calls is not None:
-                self._calls.write(call, status)
+                self._calls.write(call, status, took)
+            if self._spans is not None:
+                self._spans.over(call, status, took, scope, document)
 
     def _judge(self, call: Call, document: dict[str, Any]) -> None:
         """Ask the firewall; the caller never learns which rule refused, the log does."""

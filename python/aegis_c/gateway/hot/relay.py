@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Final
 
 from aegis_c.gateway.hot.adapters.openai import EventReader
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from aegis_c import Commitment
+    from aegis_c.gateway.background.analyser import ReplyStream
     from aegis_c.gateway.background.analyst import Analyst
     from aegis_c.gateway.evidence import Call
     from aegis_c.gateway.hot.pool import Connection
@@ -54,6 +56,7 @@ class Relay:
         call.phases.end(EVIDENCE)
         response = self._ledger.native.commitment(call.id, "response")
         events = EventReader()
+        analysis = self._analyst.stream(call)
         how = "done"
         settled = False
         watch.owner = asyncio.current_task()
@@ -69,16 +72,17 @@ class Relay:
                 }
             )
             try:
-                await self._pass_on(call, connection, events, response, send)
+                await self._pass_on(call, connection, events, response, analysis, send)
             except UpstreamError as error:
                 if not events.finished:
                     how = ending(error)
                     log.warning("call %s: upstream, inside its stream: %s", call.id, error)
                     event = b"data: " + upstream_refusal(error).body() + b"\n\n"
-                    await self._hand_over(events.close() + event, call, connection, response, send)
+                    event = events.close() + event
+                    await self._hand_over(event, call, connection, response, analysis, send)
             watch.stop()
             settled = True
-            index = self._settle(call, how, response, events)
+            index = self._settle(call, how, response, analysis, events)
             orderly = await self._recording.ended(call, index)
             call.phases.end(EVIDENCE)
             if orderly:
@@ -100,7 +104,7 @@ class Relay:
         finally:
             watch.stop()
             if not settled:
-                self._settle(call, how, response, events)
+                self._settle(call, how, response, analysis, events)
         return 200
 
     async def _pass_on(
@@ -109,6 +113,7 @@ class Relay:
         connection: Connection,
         events: EventReader,
         response: Commitment,
+        analysis: ReplyStream,
         send: Send,
     ) -> None:
         """Hand over event after event. Raises UpstreamError, ClientGone, OSError."""
@@ -121,22 +126,36 @@ class Relay:
             else:  # silence
                 out = KEEP_ALIVE if events.between else b""
             if out:
-                await self._hand_over(out, call, connection, response, send)
+                await self._hand_over(out, call, connection, response, analysis, send)
+                if not call.first_ns and data:
+                    call.first_ns = time.perf_counter_ns() - call.started
             if data is None:
                 return
 
     async def _hand_over(
-        self, out: bytes, call: Call, connection: Connection, response: Commitment, send: Send
+        self,
+        out: bytes,
+        call: Call,
+        connection: Connection,
+        response: Commitment,
+        analysis: ReplyStream,
+        send: Send,
     ) -> None:
         connection.handing = self._time()
         await send({"type": "http.response.body", "body": out, "more_body": True})
         connection.handing = 0.0
         response.update(out)
+        analysis.feed(out)
         if call.held is not None:
             call.held.handed(out)
 
     def _settle(
-        self, call: Call, how: str, response: Commitment, events: EventReader
+        self,
+        call: Call,
+        how: str,
+        response: Commitment,
+        analysis: ReplyStream,
+        events: EventReader,
     ) -> int | None:
         call.phases.end(UPSTREAM)
         if call.held is not None:
@@ -144,6 +163,6 @@ class Relay:
         index = self._recording.end(call, how, response, events)
         self._metrics.stream_ended(how)
         if index is not None:
-            self._analyst.look_at(call, index, events.analysed())
+            self._analyst.look_at_stream(call, index, analysis)
         call.phases.end(EVIDENCE)
         return index

@@ -18,6 +18,13 @@ _PASSED: Final = (b"retry-after", b"retry-after-ms", b"x-should-retry")
 _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 
 
+def add_timing(headers: list[tuple[bytes, bytes]], call: Call) -> None:
+    """Tell an admin, and nobody else, where the time went so far."""
+    principal = call.principal
+    if principal is not None and "admin" in principal.roles and principal is not LOCAL:
+        headers.append((b"server-timing", call.phases.server_timing()))
+
+
 def reply_headers(
     call: Call, media: bytes, upstream: dict[bytes, bytes], length: int | None
 ) -> list[tuple[bytes, bytes]]:
@@ -32,9 +39,7 @@ def reply_headers(
     ]
     if length is not None:
         headers.append((b"content-length", str(length).encode()))
-    principal = call.principal
-    if principal is not None and "admin" in principal.roles and principal is not LOCAL:
-        headers.append((b"server-timing", call.phases.server_timing()))
+    add_timing(headers, call)
     if call.entry is not None:
         headers.append((b"aegis-entry", call.entry))
     if call.held is not None:

@@ -1,16 +1,17 @@
 """A whole plain reply in one step: head and body in one write, where the server allows it.
 
 Two ASGI messages cost a call several microseconds, most of them for a general look at headers that
-were made here. Under the server that the gateway runs on, the reply is written as that server
-would write it; anything else (another server, a middleware in between, a connection that is to
-be closed or is slow) gets the two messages.
+were made here. Under the guard's protocol the reply is written as uvicorn would write it; anything
+else (another server, a middleware in between, a connection that is to be closed or is slow) gets
+the two messages.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from aegis_c.gateway.hot.guard_protocol import GuardedProtocol
+from aegis_c.gateway.hot.server_parts import STATUS_LINE, RequestResponseCycle
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -51,4 +52,5 @@ def _is_simple(cycle: RequestResponseCycle) -> bool:
         and not cycle.access_log
         and cycle.keep_alive
         and cycle.scope["method"] != "HEAD"
+        and isinstance(getattr(cycle.on_response, "__self__", None), GuardedProtocol)
     )

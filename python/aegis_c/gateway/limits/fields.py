@@ -10,6 +10,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aegis_c import Decision
     from aegis_c.gateway.limits.rules import Cap, Part, Rules
 
@@ -44,6 +46,34 @@ def policy(parts: tuple[Part, ...], caps: tuple[Cap, ...]) -> Field:
     return b"ratelimit-policy", ", ".join(items).encode()
 
 
+class Kind:
+    """OpenAI's three fields for what is counted in one unit, requests or tokens."""
+
+    __slots__ = ("_limits", "_remaining", "_reset", "first", "others")
+
+    def __init__(self, kind: str, places: list[int], parts: Sequence[Part]) -> None:
+        """``places`` are those of its parts among all ``parts``."""
+        name = f"x-ratelimit-limit-{kind}".encode()
+        self._limits = {i: (name, b"%d" % parts[i].burst) for i in places}
+        self._remaining = f"x-ratelimit-remaining-{kind}".encode()
+        self._reset = f"x-ratelimit-reset-{kind}".encode()
+        self.first, *self.others = places
+
+    def fields(self, each: tuple[Decision, ...]) -> tuple[Field, Field, Field]:
+        """Those of the part with the smallest share left."""
+        place = self.first
+        one = each[place]
+        for i in self.others:
+            other = each[i]
+            if other.remaining * one.limit < one.remaining * other.limit:
+                place, one = i, other
+        return (
+            self._limits[place],
+            (self._remaining, b"%d" % one.remaining),
+            (self._reset, duration(one.reset_after).encode()),
+        )
+
+
 def state(rules: Rules, decision: Decision) -> list[Field]:
     """The fields of a reply: ``RateLimit`` of the most binding limit, OpenAI's of each kind."""
     part = rules.by_name[decision.name]
@@ -51,17 +81,8 @@ def state(rules: Rules, decision: Decision) -> list[Field]:
     binding = f'"{part.name}";r={left};t={ceil(decision.reset_after)}'
     fields = [rules.policy, (b"ratelimit", binding.encode())]
     each = decision.each
-    for limit_name, remaining_name, reset_name, places in rules.kinds:
-        one = each[places[0]]
-        for place in places[1:]:
-            other = each[place]
-            if other.remaining * one.limit < one.remaining * other.limit:
-                one = other
-        fields += (
-            (limit_name, b"%d" % one.limit),
-            (remaining_name, b"%d" % one.remaining),
-            (reset_name, duration(one.reset_after).encode()),
-        )
+    for kind in rules.kinds:
+        fields += kind.fields(each)
     return fields
 
 

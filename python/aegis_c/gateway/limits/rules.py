@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aegis_c.gateway.limits import fields
 from aegis_c.gateway.limits_settings import LimitSet
@@ -59,13 +60,13 @@ class Rules:
     """The limits of one caller and model, compiled."""
 
     __slots__ = (
-        "_kinds",
         "budgets",
         "by_name",
         "caps",
+        "costs",
+        "keys",
         "kinds",
         "parts",
-        "places",
         "plan",
         "policy",
         "weighs",
@@ -92,32 +93,27 @@ class Rules:
         self.parts = tuple(parts)
         self.caps = tuple(caps)
         self.by_name = {part.name: part for part in parts}
-        #: For each part, where its key stands among a call's names, and its kind.
-        self.places = tuple(SCOPES.index(part.scope) for part in parts)
-        self._kinds = tuple(KINDS.index(part.kind) for part in parts)
+        #: From a call's names, in the order of SCOPES, the key of each part.
+        self.keys = _pick([SCOPES.index(part.scope) for part in parts])
+        #: From units in the order of KINDS, those of each part.
+        self.costs = _pick([KINDS.index(part.kind) for part in parts])
         kinds = {part.kind for part in parts}
         self.weighs = not kinds <= {"requests"}
         self.budgets = "budget" in kinds
         self.policy = fields.policy(self.parts, self.caps)
         self.kinds = tuple(
-            (
-                f"x-ratelimit-limit-{kind}".encode(),
-                f"x-ratelimit-remaining-{kind}".encode(),
-                f"x-ratelimit-reset-{kind}".encode(),
-                tuple(i for i, part in enumerate(parts) if part.kind == kind),
-            )
+            fields.Kind(kind, [i for i, part in enumerate(parts) if part.kind == kind], parts)
             for kind in ("requests", "tokens")
             if kind in kinds
         )
 
-    def keys(self, names: Names) -> tuple[str, ...]:
-        """The key of each part; ``names`` are a call's, in the order of SCOPES."""
-        return tuple([names[place] for place in self.places])
 
-    def costs(self, requests: int, tokens: int, money: int) -> tuple[int, ...]:
-        """The units of each part."""
-        units = requests, tokens, money
-        return tuple([units[i] for i in self._kinds])
+def _pick(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """What takes those places of a tuple, as a tuple."""
+    if len(places) == 1:
+        only = places[0]
+        return itemgetter(slice(only, only + 1))
+    return itemgetter(*places) if places else tuple
 
 
 class RuleBook:

@@ -57,6 +57,7 @@ class Tables:
         self.calls = ConcurrencyLimiter(
             directory / f"{name}.calls", slots=_CALL_SLOTS, workers=_WORKERS
         )
+        self.calls.reap()  # of workers that died; who is refused looks for dead ones, too
 
     def keep(self, lasting: bool) -> None:
         """From now on, copy the table now and then, if some limit lasts an hour or more."""

@@ -48,7 +48,7 @@ FAILED: Final = 1
 _READY: Final = b"r"
 _STEADY: Final = 10.0  # seconds after which a worker's death counts as the first one again
 _BACK_OFF: Final = 0.1  # seconds before the second restart in a row; doubled each time
-_BACK_OFF_MAX: Final = 30.0
+_BACK_OFF_MAX: Final = 5.0
 _KILL_AFTER: Final = 10.0  # seconds beyond the deadline after which a worker is killed
 _LENGTH: Final = struct.Struct("!I")
 
@@ -300,9 +300,12 @@ class Supervisor:
             fail(f"worker {child.number} ended with {how} before it was ready; giving up")
             self._stop()
             return UNUSABLE
+        in_order = child.ready and code == DONE  # somebody sent it a SIGTERM
         steady = child.ready and now - child.started > _STEADY
-        child.deaths = 0 if steady else child.deaths + 1
-        wait = min(_BACK_OFF_MAX, _BACK_OFF * 2 ** (child.deaths - 1)) if child.deaths else 0.0
+        if not in_order:
+            child.deaths = 0 if steady else child.deaths + 1
+        backs_off = child.deaths and not in_order
+        wait = min(_BACK_OFF_MAX, _BACK_OFF * 2 ** (child.deaths - 1)) if backs_off else 0.0
         child.start_at = now + wait
         log.error(
             "worker %d (pid %d) ended with %s; it is started again in %.1f s",

@@ -20,12 +20,12 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from aegis_c import AegisError
 from aegis_c.gateway import logs
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.hot.guard import GuardedProtocol
+from aegis_c.gateway.hot.server_parts import HttpToolsProtocol
 from aegis_c.gateway.process.acceptor import Acceptor, Board
 from aegis_c.gateway.process.listener import BACKLOG
 from aegis_c.gateway.process.siblings import Siblings

@@ -62,7 +62,7 @@ _HAS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _DATA_LINE = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
 _DONE = re.compile(rb"^data:[ ]?\[DONE\]", re.MULTILINE)
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
-#: Bytes of one unfinished event, or of events kept for the analyser, that are held at most.
+#: Bytes of one unfinished event that are held at most.
 HOLD_LIMIT: Final = 1 << 20
 
 
@@ -176,8 +176,6 @@ class EventReader:
 
     __slots__ = (
         "_held",
-        "_kept",
-        "_kept_bytes",
         "between",
         "count",
         "finished",
@@ -192,8 +190,6 @@ class EventReader:
         self.model: str | None = None
         self.usage: Usage | None = None
         self._held = b""
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; returns the bytes to pass on now, possibly none."""
@@ -229,10 +225,6 @@ class EventReader:
         """What ends an event of which a part has been given back, so that another may follow."""
         return b"" if self.between else b"\n\n"
 
-    def analysed(self) -> list[bytes]:
-        """The JSON texts of the events with per-token probabilities; none above HOLD_LIMIT."""
-        return self._kept
-
     def _read(self, events: bytes) -> None:
         self.count += len(_BOUNDARY.findall(events))
         if b"[DONE]" in events and _DONE.search(events) is not None:
@@ -244,13 +236,6 @@ class EventReader:
             for text in _DATA_LINE.findall(events):
                 if _HAS_USAGE.search(text) is not None:
                     self._facts(text)
-        if b'"top_logprobs"' in events and self._kept_bytes <= HOLD_LIMIT:
-            for text in _DATA_LINE.findall(events):
-                if b'"top_logprobs"' in text:
-                    self._kept.append(text)
-                    self._kept_bytes += len(text)
-            if self._kept_bytes > HOLD_LIMIT:  # part of a stream must not pass for the whole
-                self._kept.clear()
 
     def _facts(self, text: bytes) -> None:
         try:
