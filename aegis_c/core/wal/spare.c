@@ -123,19 +123,14 @@ ag_wal_helper(void *arg)
 {
     struct ag_wal *wal = arg;
     uint64_t look_at = 0;
-    bool populated = false;
     (void)prctl(PR_SET_NAME, "aegis-wal-prep", 0, 0, 0);
+    ag_ring_populate(&wal->ring, &wal->helper_stop); /* before records come to it */
     (void)pthread_mutex_lock(&wal->lock);
     while (!atomic_load(&wal->helper_stop)) {
         uint64_t now = ag_clock_ns();
         if (now >= look_at) {
             look_at_space_lock_held(wal);
             look_at = now + SPACE_EVERY_NS;
-        } else if (!wal->spare_wanted && !populated) {
-            (void)pthread_mutex_unlock(&wal->lock);
-            ag_ring_populate(&wal->ring, &wal->helper_stop);
-            populated = true;
-            (void)pthread_mutex_lock(&wal->lock);
         } else if (!wal->spare_wanted) {
             wait_lock_held(wal, look_at - now);
         } else {
