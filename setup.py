@@ -1,5 +1,5 @@
 """Builds the extension aegis_c._native; the rest is in pyproject.toml. Environment switches:
-AEGIS_DEBUG=1      -O0 -g3 with assertions
+AEGIS_DEBUG=1      -O0 -g3 with assertions; takes the time that calls hold the GIL
 AEGIS_SANITIZE=X   -fsanitize=X ("address,undefined" or "thread")
 AEGIS_COVERAGE=1   gcov counters
 AEGIS_WERROR=1     warnings are errors
@@ -57,9 +57,10 @@ def flags(switches: Mapping[str, str] = os.environ) -> tuple[list[str], list[str
     if sanitizers := switches.get("AEGIS_SANITIZE"):
         linker += [f"-fsanitize={sanitizers}"]
         compiler += ["-O1", "-g", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE", "-UNDEBUG"]
+        compiler += ["-DAG_GIL_TIMES"]
         compiler += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     elif switches.get("AEGIS_DEBUG") or switches.get("AEGIS_COVERAGE"):
-        compiler += ["-O0", "-g3", "-U_FORTIFY_SOURCE", "-UNDEBUG"]
+        compiler += ["-O0", "-g3", "-U_FORTIFY_SOURCE", "-UNDEBUG", "-DAG_GIL_TIMES"]
     else:
         compiler, linker = ["-O2", *compiler, *HARDEN.split()], linker + HARDEN_LINK.split()
     coverage = ["--coverage"] * bool(switches.get("AEGIS_COVERAGE"))

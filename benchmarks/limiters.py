@@ -161,18 +161,22 @@ def old(acquire: Acquire, count: int) -> float:
 
 
 def threads_against_one(make: Callable[[], Acquire], count: int, rounds: int) -> float:
-    """Calls a second of 8 threads by those of one, in turns."""
-    acquire, calls = make(), BATCH
+    """Calls a second of 8 threads by those of one, in turns of a quarter of a second."""
+    acquire = make()
     fill(acquire, count)
-    while calls < 256_000 and nanoseconds(acquire, [key(0)] * calls) * calls < 5e7:
-        calls *= 2
     rng = random.Random(7)
-    keys = [key(rng.randrange(count)) for _ in range(BATCH)] * (calls // BATCH)
+    keys = [key(rng.randrange(count)) for _ in range(BATCH if rounds > 1 else 8)]
+    each = min(nanoseconds(acquire, keys) for _ in range(3)) * len(keys)
+    repeats = 8 * round(0.25e9 / 8 / each + 1) if rounds > 1 else 8
+
+    def call_again(times: int) -> None:
+        for _ in range(times):
+            call_all(acquire, keys)
 
     def seconds(threads: int) -> float:
-        each = calls // threads
-        parts = [keys[i * each : (i + 1) * each] for i in range(threads)]
-        started = [threading.Thread(target=call_all, args=(acquire, part)) for part in parts]
+        started = [
+            threading.Thread(target=call_again, args=(repeats // threads,)) for _ in range(threads)
+        ]
         start = time.perf_counter()
         for thread in started:
             thread.start()
@@ -188,7 +192,7 @@ def measure(name: str, keys: int) -> dict[str, float]:
     many = min(keys, most)
     rounds = 60 if keys > 1000 else 1
     found: dict[str, float] = {}
-    make()("warm")
+    fill(make(), min(2 * BATCH, many))  # what the interpreter keeps for itself
     gc.collect()
     before = resident_bytes()
     acquire = make()

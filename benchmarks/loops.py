@@ -28,7 +28,7 @@ def run(loop: str, work: Coroutine[Any, Any, Any]) -> Any:
 
 
 class Ticker:
-    """Calls ``work`` on the running loop about every millisecond and records how late it came.
+    """Calls ``work`` on the running loop every ``tick_ns`` and records how late it came.
 
     The kernel's own timer (timerfd_create(2)) fires at fixed times and wakes the loop through a
     descriptor, so the lag of one tick, in nanoseconds, is all that lies between the interrupt and
@@ -36,9 +36,10 @@ class Ticker:
     its tick was taken; a tick that it makes late is not counted, since that is its own doing.
     """
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], None], tick_ns: int = TICK_NS) -> None:
         self.lags: list[int] = []
         self._work = work
+        self._tick_ns = tick_ns
         self._free = 0  # when the last work ended
         self._fd = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
@@ -47,8 +48,8 @@ class Ticker:
     async def run(self, seconds: float) -> None:
         """Tick for that long; may be called again."""
         loop = asyncio.get_running_loop()
-        self._due = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + TICK_NS
-        self._set(TICK_NS, self._due)
+        self._due = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + self._tick_ns
+        self._set(self._tick_ns, self._due)
         loop.add_reader(self._fd, self._tick)
         try:
             await asyncio.sleep(seconds)
@@ -64,7 +65,7 @@ class Ticker:
         expired = int.from_bytes(os.read(self._fd, 8), "little")
         if self._due >= self._free:
             self.lags.append(now - self._due)
-        self._due += expired * TICK_NS
+        self._due += expired * self._tick_ns
         self._work()
         self._free = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 

@@ -6,7 +6,8 @@ Reads the JSON of `pytest --benchmark-json`, of `python -m benchmarks.gateway --
 `python -m benchmarks.gateway.limits --json`, in any number and order, and prints every table. With
 --into, the text between ``<!-- results: NAME -->`` and ``<!-- end -->`` in a file is replaced by
 that table (NAME `all`: by every one of them), so a table of the README is made again by running
-this again.
+this again. With --keep, tables that the results do not hold stay as they are, and what stands
+before the first table of `all` (which run they are of) is left to the writer.
 """
 
 from __future__ import annotations
@@ -19,21 +20,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-_BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- results: (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _OWN = {"row", "baseline", "against", "calls", "figures_only"}  # the rest are columns
 _TARGETS = {
     "direct": "direct to the upstream",
     "bare": "bare ASGI app, constant reply, no upstream",
     "passthrough": "bare ASGI app + own upstream client",
+    "aiohttp": "bare ASGI app + aiohttp",
     "governed": "**Aegis, every stage on**",
     "naive": "FastAPI + httpx + json/hmac record",
 }
+_PLAIN = ("passthrough", "aiohttp")  # what governs nothing: its floor, and the usual way
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="JSON files")
     parser.add_argument("--into", action="append", default=[], type=Path, help="files to fill")
+    parser.add_argument("--keep", action="store_true", help="leave tables of other runs alone")
     options = parser.parse_args(arguments)
     tables: dict[str, str] = {}
     for path in options.results:
@@ -44,17 +48,35 @@ def main(arguments: list[str] | None = None) -> int:
             tables["gateway limits"] = limits_table(results["limits"])
         else:
             tables |= pytest_results(results)
-    tables["all"] = "\n".join(tables.values())
     if not options.into:
-        print(tables["all"])
+        print("\n".join(tables.values()))
     for path in options.into:
         text = path.read_text()
-        unknown = [name for _, name, _ in _BLOCK.findall(text) if name not in tables]
-        if unknown:
+        names = [match[2] for match in _BLOCK.finditer(text)]
+        unknown = [name for name in names if name not in tables and name != "all"]
+        if unknown and not options.keep:
             print(f"{path}: no results named {unknown}; there are {list(tables)}", file=sys.stderr)
             return 2
-        path.write_text(_BLOCK.sub(lambda m: m[1] + "\n" + tables[m[2]] + "\n" + m[3], text))
+        path.write_text(_BLOCK.sub(lambda match: fill(match, tables, options.keep), text))
     return 0
+
+
+def fill(block: re.Match[str], tables: dict[str, str], keep: bool) -> str:
+    """The block with its table; with ``keep``, a table that there is none for stays."""
+    head, name, old, end = block.groups()
+    if name != "all":
+        text = tables.get(name)
+        return block[0] if text is None else f"{head}\n{text}\n{end}"
+    if not keep:
+        return f"{head}\n" + "\n".join(tables.values()) + f"\n{end}"
+    before, *sections = re.split(r"^(?=### )", old, flags=re.MULTILINE)
+    stand = {section.partition("\n")[0]: section for section in sections}
+    stand |= {
+        table.partition("\n")[0]: f"{table}\n"
+        for table in tables.values()
+        if table.startswith("### ")
+    }
+    return head + before + "".join(stand.values()) + end
 
 
 def machine_line(machine: dict[str, Any]) -> str:
@@ -77,6 +99,15 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> s
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def fill_block(file: Path, name: str, text: str) -> None:
+    """Replace the block ``<!-- NAME -->`` .. ``<!-- end NAME -->`` of a file. Raises ValueError."""
+    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+    page, count = block.subn(lambda m: f"{m[1]}\n{text}\n{m[2]}", file.read_text())
+    if count != 1:
+        raise ValueError(f"{file} has no block <!-- {name} --> .. <!-- end {name} -->")
+    file.write_text(page)
 
 
 # ---- pytest-benchmark --------------------------------------------------------------------
@@ -219,11 +250,18 @@ def _ratios(results: dict[str, Any]) -> str:
     for title, rows in (("CPU-bound", results["calls"]), ("20 ms upstream", results["delayed"])):
         found = _by_target(rows)
         for c, governed in found["governed"].items():
-            plain = found["passthrough"][c]
-            line = [f"{title}, c={c}", f"{plain['rps']:,.0f}", f"{governed['rps']:,.0f}"]
-            line += [f"{governed['rps'] / plain['rps']:.2f}"]
-            lines.append([*line, f"{plain['cpu_us'] / governed['cpu_us']:.2f}"])
-    header = ["", "pass-through, requests/s", "governed, requests/s", "ratio", "by CPU a call"]
+            line = [f"{title}, c={c}", f"{governed['rps']:,.0f}"]
+            for plain in (found[name][c] for name in _PLAIN if name in found):
+                line += [
+                    f"{plain['rps']:,.0f}",
+                    f"{governed['rps'] / plain['rps']:.2f}",
+                    f"{plain['cpu_us'] / governed['cpu_us']:.2f}",
+                ]
+            lines.append(line)
+    header = ["", "governed, requests/s"]
+    for name in _PLAIN:
+        if name in _by_target(results["calls"]):
+            header += [f"{_TARGETS[name]}, requests/s", "governed / it", "by CPU a call"]
     return table("Governed against plain", header, lines)
 
 

@@ -65,12 +65,16 @@ def environment(data: Path, url: str | None, **variables: Any) -> dict[str, str]
 
 @asynccontextmanager
 async def serving(
-    data: Path, url: str | None, log: IO[bytes] | None = None, **variables: Any
+    data: Path,
+    url: str | None,
+    log: IO[bytes] | None = None,
+    code: str = RUN,
+    **variables: Any,
 ) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        RUN,
+        code,
         env=environment(data, url, **variables),
         stdout=asyncio.subprocess.PIPE,
         stderr=None if log is None else log,

@@ -213,10 +213,12 @@ class Rig:
         return await self.entries(kind)
 
     async def settled(self) -> None:
-        """Wait until no call is in flight and no upstream connection is busy."""
+        """Wait until no call is in flight, no upstream connection busy, nothing to be analysed."""
 
         async def quiet() -> bool:
-            return not self.runtime.admission.in_flight and not self.runtime.targets.stats()["busy"]
+            runtime = self.runtime
+            busy = runtime.targets.stats()["busy"]
+            return not (runtime.admission.in_flight or busy or runtime.background.depth)
 
         await until(quiet)
 

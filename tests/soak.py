@@ -2,6 +2,7 @@
 
     calls            200,000 plain calls: the gateway's memory must stay flat
     streams          2,000 streams at once, three times over: the same
+    idle             ten thousand connections that ask once and stay; more than files may be open
     upstream-killed  the model server is killed with -9 again and again, and comes back
     gateway-killed   so is the loaded gateway: a hundred times, in every evidence mode
     chaos            several workers, and everything goes wrong around them for five minutes
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
+import socket
 import sys
 import tempfile
 import time
@@ -36,6 +39,8 @@ MIB = 2**20
 #: MiB that a process may grow by for reasons of its own (allocator, caches) once it is warm,
 #: however many calls it serves: 12 MiB over the long form are 63 bytes a call.
 SLACK_MIB = 12.0
+#: Memory of one idle connection at most: two protocol objects, parser, transport, buffers.
+IDLE_BYTES = 20_000
 
 
 class Failed(Exception):
@@ -90,6 +95,65 @@ def streams(soak: Soak) -> None:
                 f"{found['first_p50'] / 1e3:.0f} ms (p50), {found['first_p99'] / 1e3:.0f} ms (p99)"
             )
         soak.check_memory("streams", before, gateway, 2 * rounds * at_once)
+
+
+def idle(soak: Soak) -> None:
+    """Idle connections cost memory, a known amount, and nothing else; a flood of them no call."""
+    wanted = 1_000 if soak.short else 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    many = min(wanted, hard - 512)
+    if many < wanted:
+        soak.say(f"idle: {many:,} instead of {wanted:,}: `ulimit -Hn` is {hard:,}")
+    try:
+        with Bench(soak.folder) as bench:
+            gateway = bench.governed(bench.upstream(), in_flight=64, limits="head_timeout = 1.0\n")
+            bench.load(gateway, 8, 60, requests=400)
+            before = gateway.process.resident_mib()
+            kept = [_connected(gateway.port, ask=True) for _ in range(many)]
+            each = (gateway.process.resident_mib() - before) * MIB / many
+            soak.say(f"idle: {many:,} connections, {each:,.0f} bytes of memory each")
+            found = bench.load(gateway, 8, 60, requests=400)
+            soak.say(f"idle: beside them {found['rps']:,.0f} calls/s, {found['cpu_us']:.0f} us CPU")
+            if not _answers(kept[0]) or not _answers(kept[-1]):
+                raise Failed("idle: an idle connection was not served")
+            for connection in kept:
+                connection.close()
+            if each > IDLE_BYTES:
+                raise Failed(f"idle: {each:,.0f} bytes a connection, allowed are {IDLE_BYTES:,}")
+            _flood(soak, bench, gateway)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _flood(soak: Soak, bench: Bench, gateway: Target) -> None:
+    """More connections than open files allow: who is served stays so, and others are again."""
+    resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE, (300, 300))
+    known = _connected(gateway.port, ask=True)
+    silent = [_connected(gateway.port, ask=False) for _ in range(400)]
+    for _ in range(20):
+        if not _answers(known):
+            raise Failed("idle: a connection was not served while others took all there is")
+    until = time.monotonic() + 20
+    while post(gateway)[0] != 200:
+        if time.monotonic() > until:
+            raise Failed("idle: no new call is served after the silent ones had their time")
+    soak.say("idle: 400 silent connections where 150 have room: who was there was served")
+    for connection in (known, *silent):
+        connection.close()
+
+
+def _connected(port: int, *, ask: bool) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    if ask and not _answers(connection):
+        raise Failed("idle: a new connection was not served")
+    return connection
+
+
+def _answers(connection: socket.socket) -> bool:
+    """One call on a kept connection."""
+    connection.sendall(b"GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n")
+    return connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def upstream_killed(soak: Soak) -> None:
@@ -201,6 +265,7 @@ def chaos(soak: Soak) -> None:
 SCENARIOS: dict[str, Callable[[Soak], None]] = {
     "calls": calls,
     "streams": streams,
+    "idle": idle,
     "upstream-killed": upstream_killed,
     "gateway-killed": gateway_killed,
     "chaos": chaos,

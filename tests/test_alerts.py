@@ -7,6 +7,7 @@ import hmac
 import itertools
 import json
 import os
+import signal
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -24,11 +25,12 @@ from aegis_c.gateway.alert_settings import WebhookSettings
 from aegis_c.gateway.background import alerts as alerts_module
 from aegis_c.gateway.background.alerts import FILE, Alert, Alerts, newest
 from aegis_c.gateway.background.analyser import ResponseAnalyser
-from aegis_c.gateway.background.analyst import ANALYSIS_MAX, HELD_MAX, INLINE_MAX, bounded
+from aegis_c.gateway.background.analyst import ANALYSIS_MAX, HELD_MAX, PIECE, bounded
 from aegis_c.gateway.background.webhook import Webhook
 from aegis_c.gateway.evidence import uuid7
 from aegis_c.gateway.settings import Settings
-from gateway_rig import ADMIN, ASK, AUDITOR, KEY, Rig, gateway, run, settings, until
+from gateway_process import RUN, Process, entries, serving
+from gateway_rig import ADMIN, ASK, AUDITOR, KEY, Rig, gateway, request, run, settings, until
 
 SECRET = "webhook-secret-0001"
 FINDING = {"kind": "loop", "reason": "said again and again", "value": 9.0, "threshold": 3.0}
@@ -324,9 +326,22 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(
 class Finds(ResponseAnalyser):
     """Finds what replies ask it to, so that the path behind is tested whatever is looked for."""
 
-    def analyse(self, body: bytes, *, model: str, session: str | None = None) -> dict[str, Any]:
-        found = [FINDING] * body.count(b"LOOP")
-        return {"available": True, "mean": 1.5, "findings": found}
+    def reply(self, *, model: str, session: str | None = None) -> Any:
+        return _Pieces()
+
+
+class _Pieces:
+    def __init__(self) -> None:
+        self._body = b""
+
+    def feed(self, data: bytes) -> None:
+        assert len(data) <= PIECE
+        self._body += data
+
+    def finish(self) -> dict[str, Any]:
+        found = [FINDING] * self._body.count(b"LOOP")
+        text = {"entropy": 3.5, "repetition": 0.25}
+        return {"available": True, "mean": 1.5, "findings": found, "text": text}
 
 
 @asynccontextmanager
@@ -350,7 +365,7 @@ async def listed(rig: Rig, query: str = "", secret: str = ADMIN) -> dict[str, An
     return document
 
 
-@pytest.mark.parametrize("size", [0, INLINE_MAX + 1], ids=["short", "long"])
+@pytest.mark.parametrize("size", [0, PIECE + 1], ids=["short", "long"])
 def test_a_finding_is_recorded_listed_sent_and_counted(tmp_path: Path, size: int) -> None:
     async def main() -> None:
         async with receiving(500) as receiver, upstream.running(says("LOOP" + "x" * size)) as up:
@@ -379,6 +394,9 @@ def test_a_finding_is_recorded_listed_sent_and_counted(tmp_path: Path, size: int
                     'aegis_analyses_total{result="available"} 1.0',
                     'aegis_findings_total{kind="loop"} 1.0',
                     'aegis_reply_entropy_bits_bucket{le="1.5"} 1.0',
+                    "aegis_reply_word_entropy_bits_sum 3.5",
+                    "aegis_reply_repetition_ratio_sum 0.25",
+                    "aegis_reply_surprisal_bits_count 0.0",
                     "aegis_alerts_total 1.0",
                     'aegis_webhook_alerts_total{result="delivered"} 1.0',
                     "aegis_webhook_retries_total 1.0",
@@ -450,6 +468,22 @@ def test_replies_that_wait_hold_admission_back(tmp_path: Path) -> None:
     run(main())
 
 
+def test_nothing_is_held_once_all_was_looked_at(tmp_path: Path) -> None:
+    """Short and long replies, streams, and a straggler at the end."""
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
+            for body in (ASK, {**ASK, "stream": True}, ASK, {**ASK, "stream": True}):
+                assert (await rig.ask(body)).status == 200
+            await rig.settled()
+            assert await rig.runtime.background.drain(5) == 0
+            assert rig.runtime.analyst._held == 0
+            assert (await rig.ask()).status == 200  # the queue is closed: not looked at, not held
+            assert rig.runtime.analyst._held == 0
+
+    run(main())
+
+
 def test_an_analysis_that_is_too_long_is_cut_to_what_fits() -> None:
     long = {**FINDING, "reason": "r" * 200}
     analysis = {"available": True, "mean": 1.0, "note": "x" * 5000, "findings": [long] * 40}
@@ -477,5 +511,70 @@ def test_settings_reach_a_running_gateway(tmp_path: Path) -> None:
                 return bool(receiver.bodies)
 
             await until(arrived)
+
+    run(main())
+
+
+# -- the end of the process --------------------------------------------------------------------
+
+SLOW = f"""
+import time
+import aegis_c.gateway.runtime as runtime
+
+class Slow(runtime.ResponseAnalyser):
+    def reply(self, *, model, session=None):
+        return Pieces()
+
+class Pieces:
+    def feed(self, data):
+        time.sleep(0.02)
+
+    def finish(self):
+        return {{"available": True, "findings": [{FINDING!r}]}}
+
+runtime.ResponseAnalyser = Slow
+{RUN}
+"""
+
+
+def test_what_was_not_looked_at_when_the_process_died_is_recorded_all_the_same(
+    tmp_path: Path,
+) -> None:
+    """The calls are in the log, each analysis that is there names one, and alerts are kept."""
+    count = 8
+
+    async def kept(process: Process) -> list[dict[str, Any]]:
+        async with process.client() as client:
+            await client.write(request(b"", method="GET", path="/admin/alerts", secret=ADMIN))
+            found: list[dict[str, Any]] = json.loads((await client.reply()).body)["data"]
+            return found
+
+    async def main() -> None:
+        async with upstream.running(says("x" * 9 * PIECE)) as up:
+            async with serving(tmp_path, up.url, code=SLOW) as process:
+
+                async def ask() -> None:
+                    async with process.client() as client:
+                        await client.write(request())
+                        assert (await client.reply()).status == 200
+
+                await asyncio.gather(*(ask() for _ in range(count)))
+
+                async def begun() -> bool:
+                    return bool(await kept(process))
+
+                await until(begun)
+                before = await kept(process)
+                assert await process.end(signal.SIGKILL) == -signal.SIGKILL
+            found = await entries(tmp_path)
+            calls = [i for i, e in enumerate(found) if e["kind"] == "call"]
+            analyses = [e["of"] for e in found if e["kind"] == "analysis"]
+            assert len(calls) == count
+            assert 1 <= len(analyses) < count  # the rest was queued
+            assert len(set(analyses)) == len(analyses) and set(analyses) <= set(calls)
+            async with serving(tmp_path, up.url) as process:
+                again = await kept(process)
+                assert [a for a in again if a in before] == before
+                assert {a["of"] for a in again} <= set(analyses)
 
     run(main())

@@ -130,6 +130,13 @@ def test_ring_on_a_disk_is_named(log: Path, tmp_path: Path) -> None:
         assert wal.stats()["ring_mode"] == "disk"
 
 
+def test_no_directory_for_the_ring(log: Path, tmp_path: Path) -> None:
+    with pytest.raises(WalError, match="create the ring") as caught:
+        WalWriter(log, ring=str(tmp_path / "nowhere" / "ring"))
+    assert caught.value.file == str(tmp_path / "nowhere" / "ring")
+    assert "Make the directory" in caught.value.advice
+
+
 def test_room_and_full(log: Path) -> None:
     with small(log, max_delay_us=1_000_000) as wal:
         before = wal.room()

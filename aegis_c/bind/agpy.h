@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include "base/status.h"
+#include "gil_times.h"
 
 /* Exceptions: state field, Python name, base (a state field, or NULL for Exception). */
 #define AGPY_EXCEPTIONS(X)                                                             \

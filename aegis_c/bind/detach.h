@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "gil_times.h"
+
 #ifndef AG_DETACH_MIN
 #define AG_DETACH_MIN 16384
 #endif

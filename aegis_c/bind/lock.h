@@ -15,6 +15,8 @@
 
 #include <Python.h>
 
+#include "gil_times.h"
+
 #if PY_VERSION_HEX >= 0x030d0000
 
 struct agpy_lock {

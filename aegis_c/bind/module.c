@@ -56,6 +56,16 @@ native_exec(PyObject *module)
     if (agpy_fork_watch() < 0) {
         return -1;
     }
+#ifdef AG_GIL_TIMES
+    static PyMethodDef times[] = {
+        {"_gil_times", agpy_gil_times, METH_NOARGS, "How long calls held the GIL."},
+        {NULL, NULL, 0, NULL},
+    };
+    agpy_gil_times_start();
+    if (PyModule_AddFunctions(module, times) < 0) {
+        return -1;
+    }
+#endif
 #define AGPY_BASE_NULL NULL
 #define MAKE_EXCEPTION(field, name, base, doc)                                         \
     state->field = make_exception(module, name, AGPY_BASE_##base, doc);                \

@@ -27,7 +27,8 @@ from aegis_c import Ledger
 from aegis_c.ledger.layout import DataDir
 from benchmarks.machine import resident_bytes
 
-KEY = "aegis-benchmark-key"
+KEY = "aegis-benchmark-key"  # of a caller
+ADMIN_KEY = "aegis-benchmark-admin"  # reads the metrics
 CHAT = "/v1/chat/completions"
 SOURCE = Path(__file__).with_name("bench_http.c")
 _libc = ctypes.CDLL(None)
@@ -138,7 +139,7 @@ class Target:
 
     def get(self, path: str) -> bytes:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", headers={"authorization": f"Bearer {KEY}"}
+            f"http://127.0.0.1:{self.port}{path}", headers={"authorization": f"Bearer {ADMIN_KEY}"}
         )
         with urllib.request.urlopen(request, timeout=10) as reply:
             body: bytes = reply.read()
@@ -196,19 +197,18 @@ class Bench:
         name: str = "",
         limits: str = "",
     ) -> Target:
-        """`aegis-c serve` with a key, its defaults, and room for so many calls at a time.
+        """`aegis-c serve` with two keys, its defaults, and room for so many calls at a time.
 
         ``limits`` is more of the settings' table of that name, as TOML.
         """
         name = name or ("governed" if mode == "background" else mode)
         config = self.folder / f"{name}.toml"
-        digest = hashlib.sha256(KEY.encode()).hexdigest()
         ring = max(16 << 20, in_flight * 2 * 4096)
         config.write_text(
             f'port = 0\ndata = "{self.folder / name}"\n[evidence]\nmode = "{mode}"\n'
             f'[upstream]\nurl = "{_url(upstream)}"\nmax_connections = {in_flight}\n'
             f"[limits]\nmax_in_flight = {in_flight}\n{limits}[ledger]\nring_bytes = {ring}\n"
-            f'[[keys]]\nid = "bench"\nsha256 = "{digest}"\ntenant = "bench"\nroles = ["admin"]\n'
+            f"{keys()}"
         )
         command = [sys.executable, "-m", "aegis_c.cli", "serve", "--config", str(config)]
         process = self._start(name, command, self.core)
@@ -302,6 +302,17 @@ class Bench:
             made = after.get(kind, 0) - before.get(kind, 0)
             if made != calls:
                 raise RuntimeError(f"{calls} calls were answered, but left {made} {kind} entries")
+
+
+def keys() -> str:
+    """Settings for KEY and ADMIN_KEY, as TOML."""
+    found = ""
+    for name, secret, role in (("bench", KEY, "caller"), ("operator", ADMIN_KEY, "admin")):
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        found += (
+            f'[[keys]]\nid = "{name}"\nsha256 = "{digest}"\ntenant = "bench"\nroles = ["{role}"]\n'
+        )
+    return found
 
 
 def _url(upstream: Target) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.gateway.harness import Bench, Target
 from benchmarks.machine import describe
-from benchmarks.report import machine_line, table
+from benchmarks.report import fill_block, machine_line, table
 
 CONNECTIONS = 8
 _HZ = 499
@@ -77,12 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = measure(Path(temporary), options.seconds, options.streams)
     print(text)
     if options.into is not None:
-        page = options.into.read_text()
-        block = re.compile(r"(<!-- profile -->\n).*?(<!-- end profile -->)", re.DOTALL)
-        page, count = block.subn(lambda m: f"{m[1]}\n{text}\n{m[2]}", page)
-        if count != 1:
-            parser.error(f"{options.into} has no block <!-- profile --> .. <!-- end profile -->")
-        options.into.write_text(page)
+        fill_block(options.into, "profile", text)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""What the governed gateway is compared with: three servers that govern nothing, or naively.
+"""What the governed gateway is compared with: four servers that govern nothing, or naively.
 
-    python -m benchmarks.gateway.servers bare|passthrough|naive UPSTREAM-URL
+    python -m benchmarks.gateway.servers bare|passthrough|aiohttp|naive UPSTREAM-URL
 
 Each prints ``listening on http://127.0.0.1:PORT`` and serves until SIGTERM, with the same server
 options as `aegis-c serve` (uvicorn, httptools, uvloop).
@@ -100,6 +100,29 @@ def passthrough(url: str) -> ASGIApp:
     return _app(answer)
 
 
+def with_aiohttp(url: str) -> ASGIApp:
+    """The usual proxy: the same server, aiohttp for the upstream, and not one check or record."""
+    from aiohttp import ClientSession, TCPConnector
+
+    session: ClientSession | None = None
+
+    async def answer(body: bytes, send: Send) -> None:
+        nonlocal session
+        if session is None:
+            session = ClientSession(connector=TCPConnector(limit=MAX_CONNECTIONS))
+        headers = {"content-type": "application/json"}
+        async with session.post(f"{url}/chat/completions", data=body, headers=headers) as reply:
+            if reply.content_type == "application/json":
+                await _send_json(send, await reply.read())
+                return
+            await send(_start(200, [(b"content-type", reply.headers["content-type"].encode())]))
+            async for piece in reply.content.iter_any():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    return _app(answer)
+
+
 def naive(url: str) -> ASGIApp:
     """How it is usually written; imported here, so that the floors stay as small as they are."""
     from benchmarks.gateway.naive import create_app
@@ -110,6 +133,7 @@ def naive(url: str) -> ASGIApp:
 APPS: dict[str, Callable[[str], ASGIApp]] = {
     "bare": bare,
     "passthrough": passthrough,
+    "aiohttp": with_aiohttp,
     "naive": naive,
 }
 

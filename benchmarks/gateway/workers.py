@@ -11,7 +11,6 @@ sweeps are drawn (needs matplotlib).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import signal
@@ -24,7 +23,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gateway.harness import CHAT, KEY, Bench, Process, Target, _request, _url
+from benchmarks.gateway.harness import CHAT, Bench, Process, Target, _request, _url, keys
 from benchmarks.machine import describe, resident_bytes
 
 WORKERS = (1, 2, 4)
@@ -46,11 +45,10 @@ def start(bench: Bench, upstream: Target, workers: int) -> tuple[Target, float]:
     folder = bench.folder / f"workers-{workers}"
     folder.mkdir()
     config = folder / "aegis.toml"
-    digest = hashlib.sha256(KEY.encode()).hexdigest()
     config.write_text(
         f'port = 0\ndata = "{folder / "data"}"\nworkers = {workers}\n'
         f'[upstream]\nurl = "{_url(upstream)}"\n[limits]\nmax_in_flight = 1024\n'
-        f'[[keys]]\nid = "bench"\nsha256 = "{digest}"\ntenant = "bench"\nroles = ["admin"]\n'
+        f"{keys()}"
     )
     command = [sys.executable, "-m", "aegis_c.cli", "serve", "--config", str(config)]
     process = Everywhere(command, folder / "log")

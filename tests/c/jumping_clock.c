@@ -2,7 +2,9 @@
  * it (LD_PRELOAD), and CLOCK_REALTIME is off by what the file that JUMPING_CLOCK names
  * holds, a 64-bit number of seconds. Other clocks are the real ones. Used by
  * tests/chaos.py. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>

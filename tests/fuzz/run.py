@@ -28,7 +28,9 @@ def corpus(target: str) -> list[Path]:
 
 
 def folders(target: str) -> tuple[str, ...]:
-    """The core that a target needs: the parsers of HTTP stand on few files."""
+    """The core that a target needs: parsers stand on few files."""
+    if target.startswith("fuzz_text_"):
+        return ("base", "text")
     return ("base", "hash", "http") if target.startswith("fuzz_http_") else native.FOLDERS
 
 

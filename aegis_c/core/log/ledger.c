@@ -230,6 +230,13 @@ ag_ledger_drain(struct ag_ledger *ledger)
 int
 ag_ledger_failure(struct ag_ledger *ledger, struct ag_error *err)
 {
+    /* Asked before every call: no lock that thread P, which stepped back, may hold.
+     * Both looks at `reopening`: the log is open again before submitters may go on. */
+    if (!atomic_load(&ledger->reopening) &&
+        ag_wal_failure(ledger->wal, NULL) == AG_OK &&
+        !atomic_load(&ledger->reopening)) {
+        return AG_OK;
+    }
     pthread_mutex_lock(&ledger->lock);
     int status = failure_lock_held(ledger, err);
     pthread_mutex_unlock(&ledger->lock);

@@ -51,7 +51,7 @@ struct ag_ledger {
     uint64_t submitted;
     uint64_t wanted_published; /* size that somebody waits for */
     uint64_t close_by_ns;      /* closing: give up then; 0 while open */
-    bool reopening;            /* the thread has the producer side */
+    atomic_bool reopening;     /* the thread has the producer side; set under `lock` */
     bool thread_ended;         /* but for freeing the ledger, when it is left to it */
     bool left_to_thread;       /* closing gave up: the thread frees */
     struct ag_error failure;   /* what stopped the log, while reopening */

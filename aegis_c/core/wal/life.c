@@ -244,6 +244,9 @@ advise(struct ag_error *err)
     switch (err->sys_errno) {
     case 0:
         break;
+    case ENOENT:
+        ag_error_advice(err, "Make the directory that is to hold it");
+        break;
     case EACCES:
     case EPERM:
     case EROFS:

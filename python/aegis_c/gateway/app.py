@@ -88,10 +88,15 @@ class Gateway(FastAPI):
         await self(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """FastAPI's schema with the hot endpoints added: they are no routes of it."""
+        """FastAPI's schema with the hot endpoints, which are no routes of it, and our errors."""
         if self.openapi_schema is None:
             schema = super().openapi()
             schema["paths"][CHAT] = {"post": _CHAT_SCHEMA}
+            schema.setdefault("components", {})["schemas"] = {"Error": _ERROR_SCHEMA}
+            for methods in schema["paths"].values():
+                for operation in methods.values():
+                    operation["responses"].pop("422", None)  # FastAPI's own, never answered
+                    operation["responses"]["default"] = _ERRORS
         return super().openapi()
 
 
@@ -181,6 +186,28 @@ def _add_error_handlers(app: FastAPI, runtime: Runtime) -> None:
     app.add_exception_handler(Exception, on_fault)
 
 
+_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "additionalProperties": False,
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_ERRORS: dict[str, Any] = {
+    "description": "An error in OpenAI's shape.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
 _CHAT_SCHEMA: dict[str, Any] = {
     "tags": ["openai"],
     "summary": "Chat completion",
@@ -213,6 +240,5 @@ _CHAT_SCHEMA: dict[str, Any] = {
     },
     "responses": {
         "200": {"description": "The upstream's answer; its receipt is at /v1/receipts/{id}."},
-        "default": {"description": "An error in OpenAI's shape."},
     },
 }

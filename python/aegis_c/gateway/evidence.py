@@ -82,33 +82,27 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Call:
     """What one request is known by while it is served; the stages fill it in."""
 
-    __slots__ = (
-        "admitted",
-        "answered",
-        "client_id",
-        "endpoint",
-        "entry",
-        "first_ns",
-        "held",
-        "id",
-        "index",
-        "intent",
-        "limits",
-        "model",
-        "outcome",
-        "owed",
-        "phases",
-        "principal",
-        "provider",
-        "recorded",
-        "refused",
-        "request",
-        "session",
-        "source",
-        "started",
-        "upstream_ns",
-        "usage",
-    )
+    # Defaults of the class: a call sets what it comes to.
+    client_id: bytes | None = None
+    session: bytes | None = None
+    principal: Principal | None = None
+    model: str | None = None
+    provider: str | None = None  # the target that was asked last
+    request: Commitment | bytes | None = None  # the body, once it has been read
+    admitted = False  # from here on there is room for its entries
+    owed = 0  # entries it may still make
+    intent: int | None = None  # index of its intent, once there is one
+    recorded = False  # the entry of its outcome was made: no rejection need follow
+    refused = 0  # the status of its rejection
+    entry: bytes | None = None  # `<origin>/<index>` of an entry known to be durable
+    upstream_ns = 0
+    first_ns = 0  # from its start until the first event of its stream was handed over
+    answered: str | None = None  # the model that the provider names
+    usage: dict[str, int] | None = None  # what the provider reported
+    index: int | None = None  # of the entry of its outcome
+    outcome: str | None = None  # how its stream ended, or why it was refused
+    held: Held | None = None  # of its limits
+    limits: dict[str, Any] | None = None  # what its entries say of them
 
     def __init__(self, endpoint: str, source: str) -> None:
         self.id = uuid7()
@@ -116,26 +110,6 @@ class Call:
         self.source = source
         self.started = time.perf_counter_ns()
         self.phases = Phases(self.started)
-        self.client_id: bytes | None = None
-        self.session: bytes | None = None
-        self.principal: Principal | None = None
-        self.model: str | None = None
-        self.provider: str | None = None  # the target that was asked last
-        self.request: Commitment | bytes | None = None  # the body, once it has been read
-        self.admitted = False  # from here on there is room for its entries
-        self.owed = 0  # entries it may still make
-        self.intent: int | None = None  # index of its intent, once there is one
-        self.recorded = False  # the entry of its outcome was made: no rejection need follow
-        self.refused = 0  # the status of its rejection
-        self.entry: bytes | None = None  # `<origin>/<index>` of an entry known to be durable
-        self.upstream_ns = 0
-        self.first_ns = 0  # from its start until the first event of its stream was handed over
-        self.answered: str | None = None  # the model that the provider names
-        self.usage: dict[str, int] | None = None  # what the provider reported
-        self.index: int | None = None  # of the entry of its outcome
-        self.outcome: str | None = None  # how its stream ended, or why it was refused
-        self.held: Held | None = None  # of its limits
-        self.limits: dict[str, Any] | None = None  # what its entries say of them
 
 
 class Evidence:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -65,7 +65,7 @@ class LoopHealth(Collector):
         self._watch: LoopWatch | None = None
         self._reporter: threading.Thread | None = None
         self._loop_thread = 0
-        self.stalls: dict[str, int] = {}  # by stage
+        self.stalls = dict.fromkeys([*STAGES.values(), OTHER], 0)
 
     def start(self, slow: float) -> None:
         """Watch the running loop; it is slow when it is that many seconds late."""
@@ -83,12 +83,12 @@ class LoopHealth(Collector):
         if watch is not None and self._reporter is not None:
             asyncio.get_running_loop().remove_reader(watch.fileno())
             watch.close()
-            self._reporter.join()
+            self._reporter.join(1.0)  # not for ever: it may be writing a log that nobody reads
 
     def _report(self, watch: LoopWatch) -> None:
         while late := watch.wait():
             stage, where = _running(sys._current_frames().get(self._loop_thread))
-            self.stalls[stage] = self.stalls.get(stage, 0) + 1
+            self.stalls[stage] += 1
             log.warning(
                 "the event loop has not answered for %.0f ms; it is in stage %s: %s",
                 late * 1e-6,
@@ -99,6 +99,11 @@ class LoopHealth(Collector):
                 log.warning(
                     "the event loop answers again, after %.0f ms in stage %s", late * 1e-6, stage
                 )
+
+    def stats(self) -> dict[str, Any]:
+        """LoopWatch.stats() of the loop that is watched."""
+        assert self._watch is not None
+        return self._watch.stats()
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry at each scrape."""

@@ -48,7 +48,6 @@ from aegis_c.gateway.hot.retry import Retries
 from aegis_c.gateway.hot.source import Source
 from aegis_c.gateway.hot.targets import Targets
 from aegis_c.gateway.hot.wire import send_reply
-from aegis_c.gateway.ledger_metrics import LedgerMetrics
 from aegis_c.gateway.limits.metrics import add_metrics
 from aegis_c.gateway.limits.rules import limits_for
 from aegis_c.gateway.limits.tables import Tables
@@ -56,6 +55,7 @@ from aegis_c.gateway.logs import CallLog
 from aegis_c.gateway.loop_health import LoopHealth
 from aegis_c.gateway.metrics import Metrics
 from aegis_c.gateway.process.siblings import Siblings
+from aegis_c.gateway.runtime_metrics import add_gauges
 from aegis_c.gateway.settings import PROCESS, Settings, SettingsError
 from aegis_c.gateway.shards import Place, close_others, open_shard, remember, ring_bytes
 from aegis_c.gateway.spans import Spans
@@ -130,7 +130,7 @@ class Runtime:
         self._retiring: set[asyncio.Task[None]] = set()
         self.protocol = guarded(on_refusal=self.refused)
         self._set_deadlines()
-        _add_gauges(self)
+        add_gauges(self)
         add_metrics(self.metrics, lambda: self.limits if self.running else None)
 
     # -- the first line ----------------------------------------------------------------------
@@ -388,7 +388,6 @@ class Runtime:
         if hasattr(self, "background"):
             await self.background.drain(seconds)
         if hasattr(self, "analyst"):
-            self.analyst.close()
             await asyncio.gather(self.webhook.close(seconds), self.alerts.close(seconds))
         if self.spans is not None:
             await self.spans.close(seconds)
@@ -552,118 +551,3 @@ _HEALTH_HEADERS = [
     (b"content-type", b"application/json"),
     (b"content-length", str(len(_HEALTH_BODY)).encode()),
 ]
-
-
-def _add_gauges(runtime: Runtime) -> None:
-    """Tell the metrics where the other parts keep their numbers."""
-
-    def of(read: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
-        return lambda: read() if runtime.running else {}
-
-    runtime.metrics.registry.register(
-        LedgerMetrics(lambda: runtime.ledger.native.stats() if runtime.running else None)
-    )
-    gauge, counter = runtime.metrics.gauge, runtime.metrics.counter
-    gauge(
-        "aegis_calls_in_flight",
-        "Calls admitted and not yet over.",
-        "",
-        of(lambda: {"": runtime.admission.in_flight}),
-    )
-    gauge(
-        "aegis_calls_waiting",
-        "Calls that wait for room.",
-        "",
-        of(lambda: {"": runtime.admission.waiting}),
-    )
-    gauge(
-        "aegis_background_jobs",
-        "Background jobs not yet done.",
-        "",
-        of(lambda: {"": runtime.background.depth}),
-    )
-    gauge(
-        "aegis_background_oldest_seconds",
-        "Age of the oldest background job.",
-        "",
-        of(lambda: {"": runtime.background.oldest_age}),
-    )
-    gauge(
-        "aegis_upstream_connections",
-        "Connections to the upstream; waiting: calls without one.",
-        "state",
-        of(lambda: {k: float(v) for k, v in runtime.targets.stats().items()}),
-    )
-    gauge(
-        "aegis_ledger_entries",
-        "Entries that have reached a state.",
-        "state",
-        of(
-            lambda: {
-                "submitted": runtime.ledger.native.size,
-                "durable": runtime.ledger.native.durable_size,
-                "integrated": runtime.ledger.native.integrated_size,
-                "published": runtime.ledger.native.published_size,
-            }
-        ),
-    )
-    gauge(
-        "aegis_ledger_room_bytes",
-        "Free bytes of the ledger's ring.",
-        "",
-        of(lambda: {"": runtime.ledger.native.room()}),
-    )
-    counter(
-        "aegis_entries",
-        "Entries submitted.",
-        "kind",
-        of(lambda: {k: float(v) for k, v in runtime.evidence.submitted.items()}),
-    )
-    counter(
-        "aegis_ledger_gaps",
-        "Entries that could not be recorded when they were made.",
-        "",
-        of(lambda: {"": runtime.evidence.gaps}),
-    )
-    counter(
-        "aegis_ledger_late",
-        "Entries that were recorded later, once the ledger was back.",
-        "",
-        of(lambda: {"": runtime.evidence.late}),
-    )
-    counter(
-        "aegis_rejections_suppressed",
-        "Rejections counted instead of recorded.",
-        "",
-        of(lambda: {"": runtime.evidence.suppressed_total}),
-    )
-    counter(
-        "aegis_upstream_retries",
-        "Requests sent a second time because a kept connection was closed.",
-        "",
-        of(lambda: {"": runtime.targets.resent()}),
-    )
-    counter(
-        "aegis_retries",
-        "Calls asked again, of the same target or another one.",
-        "",
-        of(lambda: {"": runtime.retries.made}),
-    )
-    counter(
-        "aegis_retries_exhausted",
-        "Calls not asked again because the retry budget was used up.",
-        "",
-        of(lambda: {"": runtime.retries.exhausted}),
-    )
-    gauge(
-        "aegis_target_breaker",
-        "State of a target's circuit breaker: 0 closed, 1 half-open, 2 open.",
-        "target",
-        of(runtime.breaker_states),
-    )
-    counter(
-        "aegis_target_opened",
-        "Times that a target's circuit breaker opened.",
-        "target",
-        of(lambda: {t.name: t.breaker.opened for t in runtime.targets.all}),
-    )

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 
 from aegis_c.gateway import logs
+from aegis_c.gateway.process import descriptors, systemd
 from aegis_c.gateway.process import listener as listening
-from aegis_c.gateway.process import systemd
 from aegis_c.gateway.process.supervisor import Supervisor
 from aegis_c.gateway.process.worker import (
     DONE,
@@ -42,6 +42,7 @@ def run(settings: Settings, reload: Callable[[], Settings] = load_settings) -> i
             f"{settings.host}; add a key to the settings ([[keys]] with id, sha256 and tenant), "
             "or use host 127.0.0.1"
         )
+    descriptors.use_all()
     try:
         listener = listening.listen(settings)
     except OSError as error:

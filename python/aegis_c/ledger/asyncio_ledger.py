@@ -24,6 +24,9 @@ _STATES: tuple[State, State, State] = ("durable", "integrated", "published")
 _BATCH = 1024
 """Waiters resolved before other callbacks of the loop get their turn."""
 
+_FOR_NOBODY = 64
+"""Wake-ups in a row that nobody waited for, after which the descriptor is left readable."""
+
 _CLOSE_SECONDS = 10.0
 """How long closing waits for the last checkpoint before it leaves that to the next open."""
 
@@ -62,6 +65,10 @@ class _Waiters:
         heapq.heapify(self._heap)
         return taken
 
+    def any(self) -> bool:
+        """Whether it holds one, maybe one that gave up."""
+        return bool(self._heap)
+
     def __len__(self) -> int:
         return sum(not waiter[2].done() for waiter in self._heap)
 
@@ -84,6 +91,8 @@ class AsyncLedger:
             self._waiters = {state: _Waiters() for state in _STATES}
             self._closing: asyncio.Task[None] | None = None
             self._loop.add_reader(self._fd, self._on_ready)
+            self._watching = True
+            self._for_nobody = 0
         except BaseException:
             self.native.close()
             raise
@@ -140,6 +149,10 @@ class AsyncLedger:
         future: asyncio.Future[None] = self._loop.create_future()
         waiters = self._waiters[state]
         waiters.add(index, future)
+        self._for_nobody = 0
+        if not self._watching:  # it is readable if anything has moved since
+            self._loop.add_reader(self._fd, self._on_ready)
+            self._watching = True
         if self.native.poisoned is not None:
             self._fail_lost()
         try:
@@ -153,6 +166,12 @@ class AsyncLedger:
         return sum(len(waiters) for waiters in self._waiters.values())
 
     def _on_ready(self) -> None:
+        if not any(waiters.any() for waiters in self._waiters.values()):
+            self._for_nobody += 1
+            if self._for_nobody > _FOR_NOBODY:  # until it is read, the threads leave it alone
+                self._loop.remove_reader(self._fd)
+                self._watching = False
+                return
         self._resolve(self.native.drain())
         if self.native.poisoned is not None:
             self._fail_lost()

@@ -130,6 +130,9 @@ def salvage(
         wal_id = int.from_bytes(head[8:16], "little")
     try:
         to.mkdir(parents=True)
+    except FileExistsError:
+        what = f"{to} is there already: salvage writes into a new directory. Name another one"
+        _fail(WalError(what), as_json, _UNUSABLE)
     except OSError as error:
         _fail(error, as_json, _UNUSABLE)
     seen: dict[int, int] = {}

@@ -30,9 +30,13 @@ class ResponseAnalyser:
 
     def analyse(self, body: bytes, *, model: str, session: str | None = None) -> dict[str, Any]:
         """The analysis of a plain reply, which `model` (as the caller named it) gave."""
-        stream = ReplyStream(self._baselines, model, session, events=False)
-        stream.feed(body)
-        return stream.finish()
+        reply = self.reply(model=model, session=session)
+        reply.feed(body)
+        return reply.finish()
+
+    def reply(self, *, model: str, session: str | None = None) -> ReplyStream:
+        """One plain reply, fed in pieces."""
+        return ReplyStream(self._baselines, model, session, events=False)
 
     def stream(self, *, model: str, session: str | None = None) -> ReplyStream:
         """One streamed reply, fed as its events go out."""

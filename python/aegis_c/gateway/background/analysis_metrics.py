@@ -22,12 +22,34 @@ if TYPE_CHECKING:
 _BITS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _KINDS_MAX: Final = 32  # kinds of findings that have a series of their own
 
-#: Member of an analysis -> name, help text and bounds of its histogram.
+_PARTS: Final = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+#: Member of an analysis (of a part of it) -> name, help text and bounds of its histogram.
 MEASURES: Final = {
     "mean": (
         "aegis_reply_entropy_bits",
-        "Mean Shannon entropy of a reply's tokens (lower bound), where it has logprobs.",
+        "Mean Shannon entropy of a reply's tokens (lower bound), where it has top_logprobs.",
         _BITS,
+    ),
+    "surprisal_mean": (
+        "aegis_reply_surprisal_bits",
+        "Mean surprisal of a reply's tokens, where it has logprobs.",
+        _BITS,
+    ),
+    "js_mean": (
+        "aegis_reply_divergence_bits",
+        "Mean Jensen-Shannon divergence between tokens in a row, where it has top_logprobs.",
+        _PARTS,
+    ),
+    "text.entropy": (
+        "aegis_reply_word_entropy_bits",
+        "Entropy of the histogram of a reply's words.",
+        _BITS,
+    ),
+    "text.repetition": (
+        "aegis_reply_repetition_ratio",
+        "Share of a reply that repeats what it said before.",
+        _PARTS,
     ),
 }
 
@@ -45,8 +67,10 @@ class AnalysisMetrics(Collector):
     def seen(self, analysis: dict[str, Any]) -> None:
         """A reply was looked at."""
         self._analyses["available" if analysis["available"] else "unavailable"] += 1
+        text = analysis.get("text", {})
         for name, histogram in self._measures.items():
-            value = analysis.get(name)
+            part, _, member = name.rpartition(".")
+            value = (text if part else analysis).get(member)
             if value is not None:
                 histogram.add((value,))
         for finding in analysis["findings"]:

@@ -1,8 +1,9 @@
 """After the reply: hands what the model said to the analyser, and sees to what it finds.
 
-A short reply is looked at on the event loop, within the slices of the background queue. A long one
-would hold the loop up: it goes to a thread of its own, which steps back for the loop (nice 10) and
-needs no GIL for most of its work. The replies of one session are looked at in their order.
+Everything runs on the event loop, within the slices of the background queue. A long reply is fed
+in pieces, one in a turn of the loop, and one reply at a time: a thread would have to take the GIL
+for each, and a thread that steps back for the loop may lose the processor while it holds it. The
+replies of one session are looked at in their order.
 
 A finding becomes an `analysis` entry that names the call's, an alert, and a message to the webhook
 if there is one.
@@ -12,9 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -32,8 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aegis_c.gateway.analyst")
 
-INLINE_MAX: Final = 4096  # octets of a reply that is looked at on the event loop
+PIECE: Final = 8192  # octets of a reply that are looked at in one turn of the loop: about 35 us
 HELD_MAX: Final = 64 << 20  # octets of replies that wait; above it no call is admitted
+STREAM: Final = 64 << 10  # octets that what follows a stream counts for: about its size
 ANALYSIS_MAX: Final = 1536  # octets of JSON that an entry has room for
 
 _encode = msgspec.json.Encoder().encode
@@ -62,10 +61,7 @@ class Analyst:
         self._webhook = webhook
         self._all = all
         self._held = 0  # octets of replies that wait or are looked at
-        self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "aegis-analyst", _step_back)
-        # Now, because a thread runs on the cores that its maker may use at that time.
-        self._thread.submit(_step_back)
+        self._turn = asyncio.Lock()  # of long replies
 
     def use(self, *, all: bool) -> None:
         """Other settings from now on."""
@@ -75,16 +71,11 @@ class Analyst:
         """Whether another call may be admitted: its reply will have to wait here."""
         return self._held <= HELD_MAX and self._background.room()
 
-    def close(self) -> None:
-        """The queue has been drained: end the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
     # -- what the forwarder and the relay call -------------------------------------------------
 
     def look_at(self, call: Call, index: int, reply: bytes) -> None:
         """Queue the plain reply that entry ``index`` recorded."""
-        self._held += len(reply)
-        self._spawn(call, self._reply, index, reply)
+        self._spawn(call, len(reply), self._reply, index, reply)
 
     def stream(self, call: Call) -> ReplyStream:
         """What follows a stream: it is fed as the events go out."""
@@ -92,36 +83,40 @@ class Analyst:
 
     def look_at_stream(self, call: Call, index: int, stream: ReplyStream) -> None:
         """Queue a stream that is over, and that entry ``index`` settled."""
-        self._spawn(call, self._stream, index, stream)
+        self._spawn(call, STREAM, self._stream, index, stream)
 
-    def _spawn(self, call: Call, job: Any, index: int, reply: object) -> None:
+    def _spawn(self, call: Call, size: int, job: Any, index: int, reply: object) -> None:
         try:
             self._background.spawn(_session(call), job, call, index, reply)
         except RuntimeError:  # a straggler: the queue has been drained for the shutdown
             log.warning("call %s: not analysed: the gateway is shutting down", call.id)
+        else:
+            self._held += size
 
     # -- background jobs -----------------------------------------------------------------------
 
     def _reply(self, call: Call, index: int, reply: bytes) -> Any:
-        if len(reply) > INLINE_MAX:
+        if len(reply) > PIECE:
             return self._long_reply(call, index, reply)
         self._held -= len(reply)
-        self._found(call, index, self._analyse(call, reply))
+        analysis = self._analyser.analyse(reply, model=call.model or "", session=_session(call))
+        self._found(call, index, analysis)
         return None
 
     async def _long_reply(self, call: Call, index: int, reply: bytes) -> None:
         try:
-            run = self._loop.run_in_executor
-            analysis = await run(self._thread, self._analyse, call, reply)
+            async with self._turn:
+                pieces = self._analyser.reply(model=call.model or "", session=_session(call))
+                for at in range(0, len(reply), PIECE):
+                    pieces.feed(reply[at : at + PIECE])
+                    await asyncio.sleep(0)
         finally:
             self._held -= len(reply)
-        self._found(call, index, analysis)
+        self._found(call, index, pieces.finish())
 
-    def _analyse(self, call: Call, reply: bytes) -> dict[str, Any]:
-        return self._analyser.analyse(reply, model=call.model or "", session=_session(call))
-
-    async def _stream(self, call: Call, index: int, stream: ReplyStream) -> None:
-        self._found(call, index, await self._loop.run_in_executor(self._thread, stream.finish))
+    def _stream(self, call: Call, index: int, stream: ReplyStream) -> None:
+        self._held -= STREAM
+        self._found(call, index, stream.finish())
 
     # -- what comes of it ----------------------------------------------------------------------
 
@@ -173,11 +168,3 @@ def _session(call: Call) -> str | None:
     if call.session is None or call.principal is None:
         return None
     return f"{call.principal.key}/{call.session.decode('latin-1')}"
-
-
-def _step_back() -> None:
-    """A busy thread on the event loop's core costs it 4 ms of lag at nice 0, 0.09 at nice 10."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-    except OSError as error:
-        log.warning("the analyser's thread keeps its priority: %s", error)

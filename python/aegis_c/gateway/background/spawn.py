@@ -36,6 +36,13 @@ class Background:
     raises is logged and counted in `failed`.
     """
 
+    spawn: Callable[..., None]
+    """spawn(session, job, *arguments): hand a job over; no await, no refusal.
+
+    From the loop's own thread only. Jobs of one session run in their order, one at a time; None is
+    no session. Raises RuntimeError after `drain` has ended, when nothing would run it.
+    """
+
     def __init__(self, max_queue: int, workers: int) -> None:
         """`max_queue`: jobs at which `room()` ends. `workers`: jobs that may await at a time."""
         if max_queue < 1 or workers < 1:
@@ -45,14 +52,12 @@ class Background:
         self._max_queue = max_queue
         self._count = workers
         self._queue: deque[_Item] = deque()
-        self._append = self._queue.append
         self._behind: dict[Hashable, deque[_Item]] = {}  # session of a job that awaits -> the next
         self._parked = 0  # jobs in there
         self._running: dict[int, float] = {}  # worker -> when its job was handed over
         self._wake = asyncio.Event()
-        self._call_soon: Callable[..., object] = asyncio.get_running_loop().call_soon
-        self._set_wake = self._wake.set
-        self._asleep = True  # a worker waits for `_wake`, and nobody has asked for it to be set
+        call_soon = asyncio.get_running_loop().call_soon
+        self.spawn, self._asleep, self._refuse = _entrance(self._queue, call_soon, self._wake.set)
         self._tasks: list[asyncio.Task[None]] = []
         self._slice_end = 0.0  # of this turn of the loop; 0.0 before its first job
         self._closing = False
@@ -74,17 +79,6 @@ class Background:
             loop.create_task(self._work(i), name=f"aegis-background-{i}")
             for i in range(self._count)
         ]
-
-    def spawn(self, session: Hashable, job: Job, *arguments: Any) -> None:
-        """Hand a job over: no await, no refusal. From the loop's own thread only.
-
-        Jobs of one session run in their order, one at a time; None is no session. Raises
-        RuntimeError after `drain` has ended, when nothing would run it.
-        """
-        if self._asleep:
-            self._call_soon(self._set_wake)
-            self._asleep = False
-        self._append((monotonic(), session, job, arguments))
 
     @property
     def depth(self) -> int:
@@ -119,7 +113,7 @@ class Background:
         except TimeoutError:
             pass
         left = self.depth
-        self._call_soon, self._asleep = _refuse, True
+        self._refuse()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -135,7 +129,7 @@ class Background:
         queue, loop = self._queue, asyncio.get_running_loop()
         while True:
             if not queue:
-                self._asleep = True
+                self._asleep()
                 self._wake.clear()
                 await self._wake.wait()
                 continue
@@ -186,6 +180,34 @@ class Background:
     def _failure(self, job: Job) -> None:
         self.failed += 1
         log.exception("a background job failed: %r", job)
+
+
+def _entrance(
+    queue: deque[_Item], call_soon: Callable[..., object], wake: Callable[[], None]
+) -> tuple[Callable[..., None], Callable[[], None], Callable[[], None]]:
+    """What hands a job over, what tells it that a worker sleeps, and what closes it.
+
+    Functions over one state of their own: half as dear as methods, and every call pays this.
+    """
+    append = queue.append
+    asleep = True  # a worker waits for the wake-up, and nobody has asked for it
+
+    def spawn(session: Hashable, job: Job, *arguments: Any) -> None:
+        nonlocal asleep
+        if asleep:
+            call_soon(wake)
+            asleep = False
+        append((monotonic(), session, job, arguments))
+
+    def sleeps() -> None:
+        nonlocal asleep
+        asleep = True
+
+    def close() -> None:
+        nonlocal asleep, call_soon
+        asleep, call_soon = True, _refuse
+
+    return spawn, sleeps, close
 
 
 def _refuse(_: object) -> None:

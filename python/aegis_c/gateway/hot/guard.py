@@ -21,6 +21,7 @@ from aegis_c import JsonError
 from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.hot.guard_protocol import GuardedProtocol, guarded
 from aegis_c.gateway.hot.strictjson import StrictJson
+from aegis_c.gateway.hot.wire import whole_body
 
 __all__ = ["ClientGone", "Guard", "GuardedProtocol", "Head", "guarded"]
 
@@ -43,32 +44,18 @@ class ClientGone(Exception):
 class Head:
     """What the stages need of one request's headers, from one pass over them."""
 
-    __slots__ = (
-        "authorization",
-        "beta",
-        "chunked",
-        "client_id",
-        "content_encoding",
-        "content_length",
-        "content_type",
-        "gzip",
-        "idempotency_key",
-        "request_id",
-        "session",
-    )
-
-    def __init__(self) -> None:
-        self.authorization: bytes | None = None
-        self.beta: bytes | None = None
-        self.chunked = False
-        self.client_id: bytes | None = None
-        self.content_encoding: bytes | None = None
-        self.content_length: int | None = None
-        self.content_type: bytes | None = None
-        self.gzip = False
-        self.idempotency_key: bytes | None = None
-        self.request_id: bytes | None = None
-        self.session: bytes | None = None
+    # Defaults of the class: most requests have few of these.
+    authorization: bytes | None = None
+    beta: bytes | None = None
+    chunked = False
+    client_id: bytes | None = None
+    content_encoding: bytes | None = None
+    content_length: int | None = None
+    content_type: bytes | None = None
+    gzip = False
+    idempotency_key: bytes | None = None
+    request_id: bytes | None = None
+    session: bytes | None = None
 
 
 #: Headers kept in a Head as they are, at most once each.
@@ -179,13 +166,11 @@ class Guard:
 
         Raises Refusal (400, 408, 413) or ClientGone.
         """
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            body: bytes = message.get("body", b"")
-        else:
+        body = whole_body(receive)
+        if body is None:
             try:
                 async with asyncio.timeout(self._body_timeout):
-                    body = await self._rest(message, receive)
+                    body = await self._read(receive)
             except TimeoutError:
                 raise Refusal(
                     408,
@@ -203,10 +188,11 @@ class Guard:
             )
         return body
 
-    async def _rest(self, message: Any, receive: Receive) -> bytes:
+    async def _read(self, receive: Receive) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:
+            message = await receive()
             if message["type"] != "http.request":
                 raise ClientGone
             part = message.get("body", b"")
@@ -216,7 +202,6 @@ class Guard:
             parts.append(part)
             if not message.get("more_body", False):
                 return b"".join(parts)
-            message = await receive()
 
     def document(self, head: Head, body: bytes) -> dict[str, Any]:
         """The JSON object in ``body``. Raises Refusal (400, 413)."""

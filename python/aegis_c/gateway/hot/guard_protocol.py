@@ -101,6 +101,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._completed = False  # the parser said so of the message it is in
         self._active: RequestResponseCycle | None = None  # whose response comes next
         self._refused = False
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None  # None: something is under way
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_of: tuple[str, int] = ("", 0)
         self._messages = 0  # passed on completely
@@ -116,6 +118,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -124,14 +129,14 @@ class GuardedProtocol(HttpToolsProtocol):
         pieces = self._guard.feed(data)
         if len(pieces) == 1 and pieces[0][0] is data and pieces[0][1]:
             # The usual case: one request, whole, in one packet.
-            self._unset_keepalive_if_required()
+            self._idle_since = None
             if self._deadline is not None:
                 self._forget_deadline()
             self._pass_on(data, True)
             return
         state = self._guard.state
         if pieces or state != "idle":  # not for an empty line alone
-            self._unset_keepalive_if_required()
+            self._idle_since = None
         for piece, last in pieces:
             if not self._pass_on(piece, last):
                 return
@@ -195,8 +200,31 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self._active = self.pipeline[-1][0] if self.pipeline else None
         self._guard.answered()
-        super().on_response_complete()
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            self._begin_idling()
         if self._refused and self._active is None and not self.transport.is_closing():
+            self.transport.close()
+
+    # -- between two requests ----------------------------------------------------------------
+
+    def _begin_idling(self) -> None:
+        """Close the connection when it stays idle: one timer for all its requests."""
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._on_idle)
+
+    def _on_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None:
+            return  # the end of its response comes back here
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0.0:
+            self._idle_timer = self.loop.call_later(left, self._on_idle)
+        elif not self.transport.is_closing():
             self.transport.close()
 
     # -- deadlines ---------------------------------------------------------------------------

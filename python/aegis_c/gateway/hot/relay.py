@@ -19,6 +19,7 @@ from aegis_c.gateway.hot.guard import ClientGone
 from aegis_c.gateway.hot.phases import EVIDENCE, UPSTREAM
 from aegis_c.gateway.hot.pool import UpstreamError
 from aegis_c.gateway.hot.reply import EVENTS, reply_headers
+from aegis_c.gateway.hot.wire import Pieces
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -117,6 +118,7 @@ class Relay:
         send: Send,
     ) -> None:
         """Hand over event after event. Raises UpstreamError, ClientGone, OSError."""
+        pieces = Pieces(send)
         while True:
             data = await connection.chunk()
             if data is None:
@@ -126,7 +128,10 @@ class Relay:
             else:  # silence
                 out = KEEP_ALIVE if events.between else b""
             if out:
-                await self._hand_over(out, call, connection, response, analysis, send)
+                if pieces.write(out):
+                    self._handed(out, call, response, analysis)
+                else:
+                    await self._hand_over(out, call, connection, response, analysis, send)
                 if not call.first_ns and data:
                     call.first_ns = time.perf_counter_ns() - call.started
             if data is None:
@@ -144,6 +149,11 @@ class Relay:
         connection.handing = self._time()
         await send({"type": "http.response.body", "body": out, "more_body": True})
         connection.handing = 0.0
+        self._handed(out, call, response, analysis)
+
+    @staticmethod
+    def _handed(out: bytes, call: Call, response: Commitment, analysis: ReplyStream) -> None:
+        """What was handed over is committed to, analysed, and charged."""
         response.update(out)
         analysis.feed(out)
         if call.held is not None:

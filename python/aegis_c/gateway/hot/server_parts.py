@@ -63,6 +63,7 @@ _MADE_WITH: Final = (
 _HAS: Final = (
     "access_log",
     "body",
+    "chunked_encoding",
     "default_headers",
     "disconnected",
     "flow",

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 class Watch:
     """Watches one caller; a call that is answered at once never starts it."""
 
-    __slots__ = ("_receive", "_task", "connection", "owner", "stalled")
+    __slots__ = ("_over", "_receive", "_task", "connection", "owner", "stalled")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._task: asyncio.Task[None] | None = None
+        self._over = False
         self.connection: Connection | None = None
         self.owner: asyncio.Task[object] | None = None  # is cancelled when the caller stalls
         self.stalled = False
@@ -32,7 +33,7 @@ class Watch:
 
     def start(self) -> None:
         """Begin to listen for the caller's disconnect."""
-        if self._task is None:
+        if self._task is None and not self._over:
             self._task = asyncio.get_running_loop().create_task(self._listen())
 
     async def pause(self, seconds: float) -> None:
@@ -50,10 +51,12 @@ class Watch:
             self.owner.cancel()
 
     def stop(self) -> None:
-        """The call is over."""
-        self.connection = None
-        if self._task is not None:
-            self._task.cancel()
+        """The call is over. Nothing may point back from here: a cycle would outlive the call."""
+        self._over = True
+        self.connection = self.owner = None
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

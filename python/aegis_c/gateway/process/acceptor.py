@@ -50,8 +50,11 @@ class Acceptor:
         protocol: Callable[[], asyncio.Protocol],
         board: Board | None,
         number: int,
+        room: Callable[[], bool] = lambda: True,
     ) -> None:
+        """``room()``: whether this process may hold another connection."""
         listener.setblocking(False)
+        self._room = room
         self._listener = listener
         self._protocol = protocol
         self._board = board
@@ -91,6 +94,10 @@ class Acceptor:
                 self._pause(_LEAVE)
                 return
             self._left = 0
+            if not self._room():
+                log.error("callers hold as many connections as the limit of open files allows")
+                self._pause(_NO_DESCRIPTORS)
+                return
             try:
                 connection, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):

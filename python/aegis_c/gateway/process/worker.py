@@ -26,6 +26,7 @@ from aegis_c.gateway import logs
 from aegis_c.gateway.app import create_app
 from aegis_c.gateway.hot.guard import GuardedProtocol
 from aegis_c.gateway.hot.server_parts import HttpToolsProtocol
+from aegis_c.gateway.process import descriptors
 from aegis_c.gateway.process.acceptor import Acceptor, Board
 from aegis_c.gateway.process.listener import BACKLOG
 from aegis_c.gateway.process.siblings import Siblings
@@ -38,6 +39,9 @@ log = logging.getLogger("aegis_c.gateway.worker")
 
 DONE: Final = 0
 UNUSABLE: Final = 2
+#: New containers between two collections of the youngest. A call makes some hundred and drops
+#: them without a cycle; Python's 700 would look at those of calls under way every few calls.
+_GC_YOUNG: Final = 20_000
 _KEEP_ALIVE: Final = 75  # seconds; longer than clients keep theirs, so that they close, not we
 
 
@@ -116,6 +120,7 @@ class Server(uvicorn.Server):
     def use(self, settings: Settings) -> None:
         """How it ends follows these settings."""
         self._grace = settings.drain_grace
+        self._upstream = settings.upstream
         self.config.timeout_graceful_shutdown = math.ceil(settings.shutdown_deadline)
 
     @contextlib.contextmanager
@@ -135,8 +140,11 @@ class Server(uvicorn.Server):
             made.counted = True  # type: ignore[attr-defined]
             return made
 
-        self.acceptor = Acceptor(self._listener, protocol, self._board, self._number)
+        self.acceptor = Acceptor(self._listener, protocol, self._board, self._number, self._room)
         self.acceptor.start()
+
+    def _room(self) -> bool:
+        return len(self.server_state.connections) < descriptors.for_callers(self._upstream)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no connection; answer kept ones a last time; close idle ones; finish the rest.
@@ -208,6 +216,7 @@ class Worker:
             await asyncio.sleep(0.001)
         # What is loaded stays: a full collection that walks it stops the loop for 20 to 50 ms.
         gc.freeze()
+        gc.set_threshold(_GC_YOUNG, 10, 10)
         on_ready()
 
     def reload(self, settings: Settings) -> None:
