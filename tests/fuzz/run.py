@@ -68,7 +68,7 @@ def main() -> int:
         done = subprocess.run(command, capture_output=True, text=True)
         tail = [line for line in done.stderr.splitlines() if "stat::" in line or "ERROR" in line]
         print(f"{target}: {'ok' if done.returncode == 0 else 'FAILED'}")
-        tail[3:] = [line for line in done.stderr.splitlines() if " DONE " in line]  # coverage
+        tail[3:] = [line for line in done.stderr.splitlines() if "DONE" in line]  # coverage
         print("\n".join(f"  {line}" for line in tail))
         if done.returncode != 0:
             print(done.stderr[-3000:])
