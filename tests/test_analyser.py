@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from benchmarks import test_entropy as bench
+from benchmarks import twin_entropy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -459,7 +461,7 @@ def test_choices_follow_each_other_in_a_body_and_only_the_first_is_read_of_a_str
         stream.feed(b"data: %s\n\n" % json.dumps({"choices": [choice]}).encode())
     result = stream.finish()
     assert (result["count"], result["mean"], result["choices"]) == (1, 0.0, 2)
-    assert result["passed_over"] == 1
+    assert result["other_tokens"] == 1
 
 
 # ---- what cannot be analysed -------------------------------------------------------------------
@@ -538,6 +540,18 @@ def test_a_reply_of_ten_megabytes() -> None:
     found = analyse(body(text=block * 100))
     assert found["text"]["octets"] == 10_000_000
     assert set(kinds(found)) <= {"repetition", "compression"}
+
+
+def test_the_twin_of_the_benchmark_measures_the_same() -> None:
+    tokens = bench.TOKENS[200]
+    drawn = [next(iter(one.values())) for one in tokens]
+    twins = twin_entropy.measure(tokens, drawn)
+    analysis = ReplyAnalysis()
+    analysis.tokens(*bench.arrays(tokens))
+    found, read = analysis.finish(), analyse(bench.body(200))
+    names = ("mean", "mean_upper", "surprisal_mean", "kl_mean", "js_mean", "ema")
+    for one in (found, read):  # from arrays, and from the JSON
+        assert [one[name] for name in names] == pytest.approx(twins, abs=2e-6)
 
 
 def test_arrays_that_do_not_go_together_are_refused() -> None:

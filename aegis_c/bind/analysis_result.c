@@ -181,7 +181,8 @@ agpy_analysis_result(const struct ag_analysis *a, const struct ag_finding *findi
         put_some(dict, "skipped", a->skipped) < 0 ||
         (a->tokens > 0 && put_some(dict, "unlisted", a->unlisted) < 0) ||
         put_some(dict, "impossible", a->impossible) < 0 ||
-        put_some(dict, "passed_over", a->passed_over) < 0 ||
+        put_some(dict, "other_tokens", a->other_tokens) < 0 ||
+        put_some(dict, "other_octets", a->other_octets) < 0 ||
         (available && put_some(dict, "damaged", a->reader.damaged) < 0)) {
         Py_CLEAR(dict);
     }

@@ -1,6 +1,6 @@
 /* token_key, token_entropy, token_divergence: one token's list at a time. */
 #include "agpy.h"
-#include "text/entropy.h"
+#include "text/divergence.h"
 
 PyDoc_STRVAR(
     token_key_doc,
@@ -59,9 +59,10 @@ token_entropy(PyObject *Py_UNUSED(module), PyObject *listed)
     if (fill(&d, listed) < 0) {
         return NULL;
     }
-    if (!ag_distribution_close(&d, 0, NULL, &entropy)) {
+    if (!ag_distribution_close(&d, 0, NULL)) {
         Py_RETURN_NONE;
     }
+    entropy = ag_distribution_entropy(&d);
     return Py_BuildValue("ddd", entropy.lower, entropy.upper, entropy.tail);
 }
 
@@ -73,8 +74,6 @@ static PyObject *
 token_divergence(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     struct ag_distribution now, before;
-    struct ag_entropy unused;
-    double kl = 0.0, js = 0.0;
     if (nargs != 2) {
         PyErr_SetString(PyExc_TypeError, "token_divergence takes two mappings");
         return NULL;
@@ -82,12 +81,12 @@ token_divergence(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t 
     if (fill(&now, args[0]) < 0 || fill(&before, args[1]) < 0) {
         return NULL;
     }
-    if (!ag_distribution_close(&now, 0, NULL, &unused) ||
-        !ag_distribution_close(&before, 0, NULL, &unused)) {
+    if (!ag_distribution_close(&now, 0, NULL) ||
+        !ag_distribution_close(&before, 0, NULL)) {
         Py_RETURN_NONE;
     }
-    ag_divergence(&now, &before, &kl, &js);
-    return Py_BuildValue("dd", kl, js);
+    struct ag_distance found = ag_divergence(&now, &before);
+    return Py_BuildValue("dd", found.kl, found.js);
 }
 
 PyMethodDef agpy_entropy_functions[] = {

@@ -200,15 +200,36 @@ struct client {
     struct message request;
 };
 
+/* Plain prose, so that a gateway that looks at replies finds nothing in them. */
+static const char TEXT[] =
+    "A lighthouse keeper once told me that the lamp is the easy part. "
+    "What takes a lifetime is the book beside it: when the wind "
+    "turned, which ship passed, how long the fog held, who rowed out "
+    "with oil and bread. Nobody reads those pages in a quiet year. "
+    "Then a hull breaks on the northern reef, lawyers arrive from "
+    "three harbours, and suddenly each line matters, down to the "
+    "minute and the colour of the sky. He wrote in ink, numbered every "
+    "sheet, and left no gap that somebody could fill later. His "
+    "predecessor had used a pencil. That man's log burned in the stove "
+    "one winter, and a captain lost his licence because no witness "
+    "could say whether the light had failed. Since then two copies are "
+    "kept, one ashore, and at noon on Sundays the postmaster stamps "
+    "both. I asked whether this was not too much trouble for a rock "
+    "with nine sheep. He laughed, trimmed the wick, and pointed at the "
+    "water. Out there, he said, people steer by what they cannot "
+    "check; the least I owe them is a record that others can. Before "
+    "dawn we carried coal, boiled eggs over the paraffin burner and "
+    "argued about football until the relief boat came round the point, "
+    "late as usual, flying a borrowed flag. ";
 static const char EVENT[] =
     "data: "
     "{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\",\"created\":1,"
-    "\"model\":\"mock-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"word \"},"
+    "\"model\":\"mock-1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"%.*s\"},"
     "\"finish_reason\":null}]}\n\n";
 static char reply[2048];
 static size_t reply_n;
-static char event_chunk[512];
-static size_t event_chunk_n;
+static char event_chunk[EVENTS][512]; /* a word each */
+static size_t event_chunk_n[EVENTS];
 
 static void
 make_replies(void)
@@ -220,18 +241,24 @@ make_replies(void)
     static const char back[] = "\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_"
                                "tokens\":120,\"completion_tokens\":240,"
                                "\"total_tokens\":360}}";
-    static const char text[] = "All governed words look alike, more or less. ";
     const int body_n = 1370;
     int n = snprintf(reply, sizeof reply,
                      "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
                      "Content-Length: %d\r\n\r\n%s",
                      body_n, front);
     for (size_t i = 0; i < body_n - strlen(front) - strlen(back); i++)
-        reply[n++] = text[i % (sizeof text - 1)];
+        reply[n++] = TEXT[i % (sizeof TEXT - 1)];
     memcpy(reply + n, back, strlen(back));
     reply_n = (size_t)n + strlen(back);
-    event_chunk_n = (size_t)snprintf(event_chunk, sizeof event_chunk, "%zx\r\n%s\r\n",
-                                     sizeof EVENT - 1, EVENT);
+    const char *word = TEXT;
+    for (size_t i = 0; i < EVENTS; i++) {
+        char event[400];
+        int word_n = (int)strcspn(word, " ") + 1;
+        int event_n = snprintf(event, sizeof event, EVENT, word_n, word);
+        event_chunk_n[i] = (size_t)snprintf(event_chunk[i], sizeof event_chunk[i],
+                                            "%x\r\n%s\r\n", (unsigned)event_n, event);
+        word += word_n;
+    }
 }
 
 /* Writes what is due; false when the client is gone. */
@@ -250,7 +277,8 @@ client_write(struct client *c)
             return false;
     }
     c->due += EVENT_GAP_MS * 1000000u;
-    if (!write_all(c->fd, event_chunk, event_chunk_n))
+    size_t i = (size_t)(EVENTS - c->events);
+    if (!write_all(c->fd, event_chunk[i], event_chunk_n[i]))
         return false;
     if (--c->events > 0)
         return true;

@@ -6,21 +6,19 @@
 
 #define INV_LN2 0x1.71547652b82fep+0
 
+enum { BLOCK = 8 };
+
 static inline double
 larger(double a, double b)
 {
     return a > b ? a : b;
 }
 
-/* A surprisal that is no number of bits is no part of the sequence. */
+/* `listed`: the token has a list, whose entropy says more than this in the sequence. */
 static void
-add_surprisal(struct ag_analysis *a, double logprob)
+add_surprisal(struct ag_analysis *a, double logprob, bool listed)
 {
-    if (!(logprob <= AG_LOGPROB_MAX)) {
-        a->impossible++;
-        return;
-    }
-    if (!isfinite(logprob)) { /* -inf: drawn though impossible */
+    if (!(logprob <= AG_LOGPROB_MAX) || !isfinite(logprob)) { /* -inf was not drawn */
         a->impossible++;
         return;
     }
@@ -28,22 +26,31 @@ add_surprisal(struct ag_analysis *a, double logprob)
     a->surprisals++;
     a->surprisal_total += bits;
     a->surprisal_max = larger(a->surprisal_max, bits);
-    ag_sequence_add(&a->surprisal, bits);
+    if (!listed) {
+        ag_sequence_add(&a->surprisal, bits);
+    }
 }
 
+/* A usable list: its entropy, and how far it is from the one before, if there is one.
+ */
 static void
-add_divergence(struct ag_analysis *a)
+add_list(struct ag_analysis *a, const struct ag_distance *found, bool paired)
 {
-    double kl = 0.0, js = 0.0;
-    ag_divergence(&a->lists[a->now], &a->lists[!a->now], &kl, &js);
-    a->pairs++;
-    a->kl_total += kl;
-    a->kl_max = larger(a->kl_max, kl);
-    a->js_total += js;
-    if (js > a->js_max) {
-        a->js_max = js;
-        a->js_at = a->tokens - 1;
+    if (paired) {
+        a->pairs++;
+        a->kl_total += found->kl;
+        a->kl_max = larger(a->kl_max, found->kl);
+        a->js_total += found->js;
+        if (found->js > a->js_max) {
+            a->js_max = found->js;
+            a->js_at = a->tokens;
+        }
     }
+    a->tokens++;
+    a->upper_total += found->entropy.upper;
+    a->upper_max = larger(a->upper_max, found->entropy.upper);
+    a->tail_total += found->entropy.tail;
+    ag_sequence_add(&a->entropy, found->entropy.lower);
 }
 
 /* The token whose list is a->lists[a->now], complete but for the drawn one. */
@@ -51,27 +58,21 @@ static void
 end_token(struct ag_analysis *a, uint64_t key, const double *drawn)
 {
     struct ag_distribution *list = &a->lists[a->now];
-    struct ag_entropy entropy;
+    bool listed = list->listed > 0 || !list->usable;
     if (drawn != NULL) {
-        add_surprisal(a, *drawn);
+        add_surprisal(a, *drawn, listed);
     }
-    if (list->listed == 0 && list->usable) {
-        a->unlisted++;
-        a->has_before = false;
-    } else if (!ag_distribution_close(list, key, drawn, &entropy)) {
-        a->skipped++;
-        a->has_before = false;
-    } else {
-        a->tokens++;
-        a->upper_total += entropy.upper;
-        a->upper_max = larger(a->upper_max, entropy.upper);
-        a->tail_total += entropy.tail;
-        ag_sequence_add(&a->entropy, entropy.lower);
-        if (a->has_before) {
-            add_divergence(a);
-        }
+    if (listed && ag_distribution_close(list, key, drawn)) {
+        const struct ag_distribution *before =
+            a->has_before ? &a->lists[!a->now] : NULL;
+        struct ag_distance found = ag_divergence(list, before);
+        add_list(a, &found, a->has_before);
         a->has_before = true;
         a->now = !a->now;
+    } else {
+        a->skipped += listed;
+        a->unlisted += !listed;
+        a->has_before = false;
     }
     ag_distribution_clear(&a->lists[a->now]);
 }
@@ -83,7 +84,7 @@ on_text(void *to, const uint8_t *text, size_t n)
 {
     struct ag_analysis *a = to;
     if (a->elsewhere) {
-        a->passed_over++;
+        a->other_octets += n;
         return;
     }
     ag_analysis_text(a, text, n);
@@ -132,7 +133,7 @@ on_token(void *to, const struct ag_read_token *t)
 {
     struct ag_analysis *a = to;
     if (a->elsewhere) {
-        a->passed_over++;
+        a->other_tokens++;
         return;
     }
     end_token(a, t->key, t->has_logprob ? &t->logprob : NULL);
@@ -179,15 +180,58 @@ ag_analysis_end(struct ag_analysis *a)
     ag_words_end(&a->words);
 }
 
+/* A block of tokens, each step for all of them before the next step: what one token's
+ * step waits for, another's can do meanwhile. */
+static void
+add_block(struct ag_analysis *a, const double *drawn, const uint64_t *drawn_keys,
+          const double *logprobs, const uint64_t *keys, size_t n, size_t k)
+{
+    struct ag_distribution lists[BLOCK];
+    struct ag_comparison comparisons[BLOCK];
+    bool usable[BLOCK];
+    for (size_t i = 0; i < n; i++) {
+        ag_distribution_fill(&lists[i], keys + i * k, logprobs + i * k, k);
+    }
+    for (size_t i = 0; i < n; i++) {
+        usable[i] = ag_distribution_close(&lists[i], drawn_keys[i], &drawn[i]);
+    }
+    const struct ag_distribution *before = a->has_before ? &a->lists[!a->now] : NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (usable[i]) {
+            ag_comparison_begin(&comparisons[i], &lists[i], before);
+        }
+        before = usable[i] ? &lists[i] : NULL;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (usable[i]) {
+            ag_log2_many(comparisons[i].logs, comparisons[i].count);
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        add_surprisal(a, drawn[i], true);
+        a->skipped += !usable[i];
+        if (usable[i]) {
+            struct ag_distance found = ag_comparison_end(&comparisons[i]);
+            add_list(a, &found, comparisons[i].before != NULL);
+        }
+    }
+    a->has_before = usable[n - 1];
+    if (a->has_before) {
+        a->lists[!a->now] = lists[n - 1];
+    }
+}
+
 void
 ag_analysis_tokens(struct ag_analysis *a, const double *drawn,
                    const uint64_t *drawn_keys, const double *logprobs,
                    const uint64_t *keys, size_t n, size_t k)
 {
-    for (size_t i = 0; i < n; i++) {
-        ag_distribution_fill(&a->lists[a->now], keys + i * k, logprobs + i * k, k);
-        end_token(a, drawn != NULL ? drawn_keys[i] : 0,
-                  drawn != NULL ? &drawn[i] : NULL);
+    for (size_t i = 0; i < n && k == 0; i++) {
+        end_token(a, drawn_keys[i], &drawn[i]);
+    }
+    for (size_t i = 0; i < n && k > 0; i += BLOCK) {
+        add_block(a, drawn + i, drawn_keys + i, logprobs + i * k, keys + i * k,
+                  n - i < BLOCK ? n - i : BLOCK, k);
     }
 }
 

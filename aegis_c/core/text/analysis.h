@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "text/entropy.h"
+#include "text/divergence.h"
 #include "text/repetition.h"
 #include "text/reply_reader.h"
 #include "text/sequence.h"
@@ -17,12 +17,12 @@
 struct ag_analysis {
     struct ag_reply_reader reader;
     uint64_t octets;
-    uint64_t choices;     /* begun; of a stream: the highest number seen, plus one */
-    bool elsewhere;       /* what comes now belongs to another choice of a stream */
-    uint64_t skipped;     /* tokens with a list that is no part of a distribution */
-    uint64_t unlisted;    /* tokens without a list */
-    uint64_t passed_over; /* tokens and pieces of text of other choices of a stream */
-    uint64_t impossible;  /* logprobs that are NaN or above 0, with or without a list */
+    uint64_t choices;  /* begun; of a stream: the highest number seen, plus one */
+    bool elsewhere;    /* what comes now belongs to another choice of a stream */
+    uint64_t skipped;  /* tokens with a list that is no part of a distribution */
+    uint64_t unlisted; /* tokens without a list */
+    uint64_t other_tokens, other_octets; /* of other choices of a stream: not read */
+    uint64_t impossible; /* logprobs that are NaN or above 0, with or without a list */
     /* tokens with a usable list */
     struct ag_distribution lists[2]; /* the token's, and the one before it in turns */
     int now;
@@ -46,8 +46,8 @@ struct ag_analysis *ag_analysis_new(bool events, const struct ag_session *sessio
 void ag_analysis_feed(struct ag_analysis *a, const uint8_t *data, size_t n);
 void ag_analysis_end(struct ag_analysis *a); /* once, after the last octet */
 
-/* Without a reader: `n` tokens of `k` alternatives each, listed by logprob and key, and
- * the drawn ones (of which `drawn` may be NULL). */
+/* Without a reader: `n` tokens that were drawn, and `k` alternatives of each, by
+ * logprob and key. */
 void ag_analysis_tokens(struct ag_analysis *a, const double *drawn,
                         const uint64_t *drawn_keys, const double *logprobs,
                         const uint64_t *keys, size_t n, size_t k);

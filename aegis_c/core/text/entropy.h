@@ -1,5 +1,4 @@
-/* What one token's list of alternatives says: entropy with bounds, surprisal, and how
- * far the distribution moved from the last token's.
+/* What one token's list of alternatives says: entropy with bounds.
  *
  * A list names k tokens with their natural log-probabilities; p = e^logprob. What is
  * not listed is the tail, r = max(0, 1 - sum p), spread over tokens that we do not
@@ -10,23 +9,7 @@
  *     lower = known + r log2(1 / min(q, r))   no unlisted token is likelier than q or r
  *     upper = known + r log2((V - k) / r)     the tail is even over all other tokens
  *
- * lower is cut to upper where rounded input would put it above.
- *
- * Divergence of P (this token) from Q (the one before), tokens told apart by their
- * octets. Each of the u tokens that P lists and Q does not has in Q the mass
- *
- *     e_Q = min(q_Q, r_Q / (u + 1)), and any other token together r_Q - u e_Q;
- *
- * P likewise. r counts as at least AG_TAIL_LEAST (a provider rounds), p as at least
- * AG_P_LEAST, and P and Q are divided by their sums. Of a list longer than AG_TOP_MAX
- * the first AG_TOP_MAX are told apart; the others count in r here.
- *
- *     KL = sum P log2(P / Q)    over every listed token and "any other"
- *     JS = (KL(P, M) + KL(Q, M)) / 2, M = (P + Q) / 2, over every token that both list,
- *          "listed in P only", "listed in Q only" and "any other"
- *
- * JS with outcomes put together is never above the JS without (data processing).
- * (Kullback and Leibler 1951; Lin 1991: 0 <= JS <= 1.) */
+ * lower is cut to upper where rounded input would put it above. */
 #ifndef AG_TEXT_ENTROPY_H
 #define AG_TEXT_ENTROPY_H
 
@@ -47,18 +30,19 @@ struct ag_distribution {
     double logprob[AG_TOP_MAX + AG_LANES]; /* at least AG_LOGPROB_LEAST */
     double mass[AG_TOP_MAX + AG_LANES];    /* p, at least AG_P_LEAST */
     uint64_t key[AG_TOP_MAX + AG_LANES];
-    uint16_t tag[AG_TOP_MAX + 16]; /* low half of the key's low half: found by these */
+    uint16_t
+        tag[AG_TOP_MAX + AG_TAGS]; /* low half of the key's low half: found by these */
     uint32_t count;                /* tokens in the arrays */
-    uint32_t least_at; /* index of the smallest logprob of the list as sent */
-    uint32_t listed;   /* tokens, with those beyond the arrays and the drawn one */
-    double sum;        /* of p, of all that is listed */
-    double weighted;   /* sum p logprob */
-    double masses;     /* sum of mass */
-    double self;       /* sum of mass times its natural logarithm */
-    double logs;       /* sum of the natural logarithms of mass */
-    double beyond;     /* of p, of what is listed beyond the arrays */
-    double smallest;   /* q */
-    double tail;       /* r */
+    uint32_t listed; /* tokens, with those beyond the arrays and the drawn one */
+    double sum;      /* of p, of all that is listed */
+    double weighted; /* sum p logprob */
+    double masses;   /* sum of mass */
+    double self;     /* sum of mass times its natural logarithm */
+    double logs;     /* sum of the natural logarithms of mass */
+    double beyond;   /* of p, of what is listed beyond the arrays */
+    double least;    /* the smallest logprob of the list as sent */
+    double smallest; /* q */
+    double tail;     /* r */
     bool usable;
 };
 
@@ -96,11 +80,21 @@ void ag_distribution_fill(struct ag_distribution *d, const uint64_t *keys,
 /* Closes the list; `drawn` is NULL or the drawn token's logprob, which counts unless
  * its key is listed. True and *entropy, or false when these are no part of a
  * distribution: nothing listed, unusable, or a sum above 1 + AG_LOGPROB_MAX. */
-bool ag_distribution_close(struct ag_distribution *d, uint64_t key, const double *drawn,
-                           struct ag_entropy *entropy);
+bool ag_distribution_close(struct ag_distribution *d, uint64_t key,
+                           const double *drawn);
 
-/* Of closed lists that were usable; bits. */
-void ag_divergence(const struct ag_distribution *now,
-                   const struct ag_distribution *before, double *kl, double *js);
+/* Of a closed list that was usable. */
+struct ag_entropy ag_distribution_entropy(const struct ag_distribution *d);
+
+/* The same in two halves, for who has more logarithms to take: what they are of, min(q,
+ * r) and (V - k) / r, and the bounds from them. */
+void ag_entropy_arguments(const struct ag_distribution *d, double argument[2]);
+struct ag_entropy ag_entropy_bounds(const struct ag_distribution *d,
+                                    const double logs[2]);
+
+/* Index of `key` in the arrays, or -1. `tags` has a bit for each place from `first` on
+ * whose tag is the key's (ag_match_tags). */
+int ag_distribution_find(const struct ag_distribution *d, uint64_t key, uint32_t tags,
+                         uint32_t first);
 
 #endif

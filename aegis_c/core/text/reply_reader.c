@@ -416,7 +416,7 @@ take_hex(struct ag_reply_reader *r, uint8_t c)
         break_off(r);
         return;
     }
-    r->unit = (uint16_t)((unsigned)r->unit << 4 | (unsigned)digit);
+    r->unit = (uint16_t)((unsigned)r->unit << 4 | digit);
     if (++r->escape_n == 4) {
         emit_unit(r, r->unit);
         r->state = r->fresh ? NAME : STRING;

@@ -67,9 +67,9 @@ void ag_reader_start(struct ag_reply_reader *r, bool events,
 void ag_reader_feed(struct ag_reply_reader *r, const uint8_t *data, size_t n);
 void ag_reader_end(struct ag_reply_reader *r); /* closes the last document */
 
-/* The double that is nearest to a decimal number of JSON, or within 2 units in the last
- * place of it; NaN, Infinity and -Infinity as well. False: no number. Needs no locale.
- */
+/* A decimal number of JSON as a double, within 4e-15 of it, relative, and within 1e-15
+ * for up to 22 digits without an exponent; NaN, Infinity and -Infinity as well. False:
+ * no number. Needs no locale, which strtod depends on. */
 bool ag_reader_number(const char *text, size_t n, double *value);
 
 #endif

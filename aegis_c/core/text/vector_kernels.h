@@ -3,27 +3,27 @@
  * names. No include guard: read once for each width. Vectors go by pointer, since how
  * they are passed depends on the instructions. */
 
-/* e^x = 2^k * e^r, |r| <= ln(2) / 2, the latter by its Taylor polynomial of degree 11.
- */
+/* e^x = 2^k * e^r, |r| <= ln(2) / 2, the latter by its Taylor polynomial of degree 9:
+ * the first term left out is below 7e-12 of the value. */
 INLINE void
 NAMED(exp_lanes)(const VDOUBLE *from, VDOUBLE *to)
 {
     VWORD enough = (VWORD)(*from >= EXP_LEAST);
     VDOUBLE x = (VDOUBLE)((VWORD)*from & enough);
-    VDOUBLE shifted = x * INV_LN2 + SHIFTER, k = shifted - SHIFTER;
-    VDOUBLE r = x - k * LN2_HIGH - k * LN2_LOW;
+    VDOUBLE shifted = x * INV_LN2 + SHIFTER;
+    VDOUBLE r = x - (shifted - SHIFTER) * LN2;
     VDOUBLE r2 = r * r, r4 = r2 * r2;
     VDOUBLE low = (1.0 + r) + (0.5 + r * (1.0 / 6)) * r2;
-    VDOUBLE middle = (1.0 / 24 + r * (1.0 / 120)) + (1.0 / 720 + r * (1.0 / 5040)) * r2;
-    VDOUBLE high = (1.0 / 40320 + r * (1.0 / 362880)) +
-                   (1.0 / 3628800 + r * (1.0 / 39916800)) * r2;
-    VDOUBLE sum = low + (middle + high * r4) * r4;
+    VDOUBLE high = (1.0 / 24 + r * (1.0 / 120)) + (1.0 / 720 + r * (1.0 / 5040)) * r2 +
+                   (1.0 / 40320 + r * (1.0 / 362880)) * r4;
+    VDOUBLE sum = low + high * r4;
     VWORD scale = ((VWORD)shifted - SHIFTER_BITS + 1023) << 52;
     sum = sum * (VDOUBLE)scale;
     *to = (VDOUBLE)((VWORD)sum & enough);
 }
 
-/* x = 2^e * m, m from sqrt(1/2) to sqrt(2); ln(m) = 2 atanh((m - 1) / (m + 1)). */
+/* x = 2^e * m, m from sqrt(1/2) to sqrt(2); ln(m) = 2 atanh((m - 1) / (m + 1)), by its
+ * series to the 13th power: the first term left out is below 4e-13. */
 INLINE void
 NAMED(log2_lanes)(const VDOUBLE *x, VDOUBLE *to)
 {
@@ -33,8 +33,8 @@ NAMED(log2_lanes)(const VDOUBLE *x, VDOUBLE *to)
     VDOUBLE m = (VDOUBLE)((VWORD)*x - (power << 52));
     VDOUBLE s = (m - 1.0) / (m + 1.0), z = s * s, z2 = z * z;
     VDOUBLE low = (1.0 + z * (1.0 / 3)) + (1.0 / 5 + z * (1.0 / 7)) * z2;
-    VDOUBLE high = (1.0 / 9 + z * (1.0 / 11)) + (1.0 / 13 + z * (1.0 / 15)) * z2;
-    VDOUBLE sum = low + (high + (z2 * z2) * (1.0 / 17)) * (z2 * z2);
+    VDOUBLE high = (1.0 / 9 + z * (1.0 / 11)) + z2 * (1.0 / 13);
+    VDOUBLE sum = low + high * (z2 * z2);
     *to = e + s * sum * (2 * INV_LN2);
 }
 
@@ -52,6 +52,7 @@ NAMED(total)(const VDOUBLE *x)
 #endif
 }
 
+/* What fills the last lanes has p = 0. */
 TARGET static void
 NAMED(exp_many)(double *x, size_t n, double *p, struct ag_exp_sums *sums)
 {
