@@ -12,7 +12,8 @@
      to_thread  `asyncio.to_thread` for each record
      ours       the gateway's evidence and background path
    Every way bounds its backlog, so what is served is recorded. A kernel timer of a millisecond says
-   how late the loop is: what that is above the loop without records is its wait for the GIL.
+   how late the loop is: what that is above the loop without records is taken for its wait for the
+   GIL. That holds only while the loop has idle time; where it is busy, lag is its own work.
 3. What comes of it, beside what is often claimed.
 """
 

@@ -156,9 +156,8 @@ def show(results: dict[str, Any]) -> str:
         names = ("idle_p50", "idle_p99", "idle_max", "loaded_p50", "loaded_p99", "loaded_p999")
         line = [f"{row[f'{name}_us']:,.0f}" for name in (*names, "loaded_max", "bound")]
         line += [f"{row['calls_per_second']:,}", f"{row['analyses_per_second']:,}"]
-        rows.append([row["load"], *line])
-    seconds = results["rows"][0]["seconds"]
-    title = f"Lag of the event loop, {seconds:g} s idle and {seconds:g} s loaded in turn"
+        rows.append([f"{row['load']}, {row['seconds']:g} s of each", *line])
+    title = "Lag of the event loop, idle and loaded in turn"
     return machine_line(results["machine"]) + "\n" + table(title, header, rows)
 
 

@@ -21,7 +21,10 @@ CRASH = (
 ROT = ("damage", "tests/c/test_wal_rot.c", ("memfs",), ())
 RING = ("ring kills", "tests/c/test_wal_ring.c", ("ring_trace",), ())
 WRITER = ("faults", "tests/c/test_wal_writer.c", ("scratch", "wal_rig"), ())
-LEDGER = ("ledger", "tests/c/test_ledger.c", ("io_fault", "scratch"), ())
+RIG = ("io_fault", "ledger_rig", "scratch")
+LEDGER = ("ledger", "tests/c/test_ledger.c", RIG, ())
+SIGNING = ("ledger faults", "tests/c/test_ledger_faults.c", RIG, ())
+REFUSED = ("refused ledgers", "tests/c/test_ledger_refused.c", RIG, ())
 IDS = ("id column", "tests/c/test_ids.c", ("io_fault", "scratch"), ())
 Check = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
@@ -33,10 +36,10 @@ MUTANTS: dict[str, tuple[str, Check]] = {
     "TRUST_LENGTH": ("uses a length before its checksum is known", ROT),
     "REPLAY_TWICE": ("replays records that the log already has", CRASH),
     "IGNORE_CHAIN": ("does not compare the chain of checksums", ROT),
-    "TRUST_TILES": ("signs without reading the tiles back", LEDGER),
-    "TRUST_HISTORY": ("signs without the consistency with the last checkpoint", LEDGER),
-    "TRUST_LENGTH_OF_LOG": ("opens a log that is shorter than what was signed", LEDGER),
-    "TRUST_ROOT": ("opens a log that differs from what was signed", LEDGER),
+    "TRUST_TILES": ("signs without reading the tiles back", SIGNING),
+    "TRUST_HISTORY": ("signs without the consistency with the last checkpoint", SIGNING),
+    "TRUST_LENGTH_OF_LOG": ("opens a log that is shorter than what was signed", REFUSED),
+    "TRUST_ROOT": ("opens a log that differs from what was signed", REFUSED),
     "COLLECT_MARKED": ("removes the partial tiles that the mark stands on", LEDGER),
     "FORGET_INTENTS": ("leaves the open intents out of the mark", LEDGER),
     "TRUST_COLUMN": ("reports what the id column names without a look at it", IDS),

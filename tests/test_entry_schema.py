@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegis_c._native import _entry_conforms
-from aegis_c.ledger.verify import FormatError, parse_entry
+from aegis_c.ledger.entry_schema import parse_entry
+from aegis_c.ledger.verify import FormatError
 from logs import request_id
 
 ID = request_id(1)

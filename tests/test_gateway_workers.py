@@ -57,6 +57,10 @@ async def any_worker_answers_for_all(server: Process, ids: list[str]) -> None:
         receipt = await get(server, f"/v1/receipts/{one}", KEY)
         assert receipt.status == 200
         assert one in receipt.body.decode()
+    for one in ids[-4:]:  # whoever wrote it, it is waited for
+        raw = (await get(server, f"/v1/receipts/{one}?wait=1", KEY)).body
+        key = verify.parse_vkey(json.loads(raw)["vkey"])
+        assert verify.verify_receipt(raw, key).entries[0].entry["id"] == one
     foreign = await get(server, f"/v1/receipts/{ids[0]}", AUDITOR)
     unknown = await get(server, f"/v1/receipts/{'0' * 36}", KEY)
     assert (foreign.status, foreign.body) == (404, unknown.body)

@@ -304,6 +304,8 @@ def test_where_things_lie_and_with_which_modes(tmp_path: Path) -> None:
         for path in sorted(tmp_path.rglob("*"))
         if ".p/" not in str(path) and not path.name.endswith(".p")
     }
+    # The spare segment: there when the helper thread was quicker than the end.
+    assert found.pop("private/w0/wal/wal-0000000000000002.seg", "0o600") == "0o600"
     assert found == {
         "ledger": "0o750",
         "ledger/w0": "0o750",
@@ -328,7 +330,6 @@ def test_where_things_lie_and_with_which_modes(tmp_path: Path) -> None:
         "private/w0/wal/LOCK": "0o600",
         "private/w0/wal/LOG": "0o600",
         "private/w0/wal/wal-0000000000000001.seg": "0o600",
-        "private/w0/wal/wal-0000000000000002.seg": "0o600",
     }
 
 
@@ -351,3 +352,34 @@ def test_arguments_of_the_constructor(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(aegis_c.LedgerError, match="mkdir"):
         aegis_c.Ledger(tmp_path / "file" / "log")
+
+
+def test_the_key_itself_in_place_of_a_file(tmp_path: Path) -> None:
+    """It signs like the file that it came from, and is refused as such; no file is made of it."""
+
+    def opened(name: str, pem: str) -> aegis_c.Ledger:
+        return aegis_c.Ledger(tmp_path / name, private=tmp_path / "p" / name, key_pem=pem)
+
+    with aegis_c.Ledger(tmp_path / "a", private=tmp_path / "p" / "a") as ledger:
+        vkey = ledger.vkey
+    file = tmp_path / "p" / "a" / "log.key"
+    pem = file.read_text()
+    file.unlink()
+    with opened("a", pem) as ledger:
+        assert ledger.vkey == vkey
+        ledger.submit(b"{}")
+        ledger.wait(0, "published")
+    assert not file.exists()
+    with opened("new", pem) as ledger:
+        assert ledger.vkey.rpartition("+")[2] == vkey.rpartition("+")[2]  # the same key
+    assert not (tmp_path / "p" / "new" / "log.key").exists()
+    with aegis_c.Ledger(tmp_path / "b", private=tmp_path / "p" / "b"):
+        pass
+    other = (tmp_path / "p" / "b" / "log.key").read_text()
+    for wrong, says in ((other, "another log"), (pem[:60], "PEM"), ("", "PEM")):
+        with pytest.raises(aegis_c.LedgerError, match=says) as caught:
+            opened("a", wrong)
+        assert pem.splitlines()[1] not in str(caught.value)
+        assert getattr(caught.value, "advice", "")
+    with pytest.raises(aegis_c.AegisError, match="never made anew"):
+        aegis_c.Ledger(tmp_path / "a", private=tmp_path / "p" / "a")

@@ -384,17 +384,22 @@ class ForwardProxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.heads.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(self.answer)
-        if b" 200 " in self.answer:
-            back = await asyncio.open_connection("127.0.0.1", self.target)
-            await asyncio.wait(
-                [
-                    asyncio.ensure_future(self.copy(reader, back[1])),
-                    asyncio.ensure_future(self.copy(back[0], writer)),
-                ],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            back[1].close()
-        writer.close()
+        try:
+            if b" 200 " in self.answer:
+                await self.relay(reader, writer)
+        finally:
+            writer.close()
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.wait(
+            [
+                asyncio.ensure_future(self.copy(reader, back[1])),
+                asyncio.ensure_future(self.copy(back[0], writer)),
+            ],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        back[1].close()
 
     async def copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -4,13 +4,15 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import upstream
-from aegis_c.ledger import fsck, verify
+from aegis_c import LedgerError
+from aegis_c.ledger import fsck, shards, verify
 from aegis_c.ledger.receipts import build_receipt
 from gateway_rig import ADMIN, ASK, AUDITOR, KEY, KEYS, Reply, Rig, gateway, key, request, until
 
@@ -158,6 +160,77 @@ def test_a_strangers_404_takes_as_long_as_an_unknown_ids(tmp_path: Path) -> None
             assert min(min(t) for t in times.values()) >= 0.015  # both wait for the next step
             known, other = (statistics.median(times[i]) for i in (asked, unknown))
             assert abs(known - other) < 0.005
+
+    asyncio.run(main())
+
+
+class Asked:
+    """Stands for the other workers, of which none has the entry; counts what they are asked."""
+
+    def __init__(self, steps: list[str]) -> None:
+        self.steps = steps
+
+    def is_from_sibling(self, scope: object) -> bool:
+        return False
+
+    async def ask(self, target: str, headers: dict[str, str], seconds: float) -> dict[int, None]:
+        self.steps.append("siblings")
+        return {1: None, 2: None}
+
+
+@pytest.mark.parametrize("query", ["", "?wait=1", "?kind=settle"])
+def test_a_strangers_404_takes_the_steps_of_an_unknown_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """Over all shards: each is looked up once, and nobody waits for a publication."""
+    steps: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            steps.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    async def main() -> None:
+        async with (
+            upstream.running() as up,
+            gateway(tmp_path, up.url, keys=EVERYBODY) as rig,
+        ):
+            asked = (await rig.ask()).headers["x-request-id"]
+            ledger = rig.runtime.ledger
+            monkeypatch.setattr(rig.runtime, "siblings", Asked(steps))
+            monkeypatch.setattr(ledger, "find", counted("own", ledger.find))
+            monkeypatch.setattr(ledger, "published", counted("wait", ledger.published))
+            monkeypatch.setattr(shards, "find", counted("files", shards.find))
+            for request_id in (asked, asked[:-4] + "0000", "unknown"):
+                steps.clear()
+                reply = await get(rig, f"/v1/receipts/{request_id}{query}", STRANGER)
+                assert reply.status == 404
+                assert steps == ["own", "siblings", "files"]
+            steps.clear()
+            assert (await get(rig, f"/v1/receipts/{asked}?wait=1")).status == 200
+            assert steps == ["own", "wait"]
+
+    asyncio.run(main())
+
+
+def test_an_entry_that_rotted_is_no_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url) as rig:
+            asked = (await rig.ask()).headers["x-request-id"]
+            await receipt(rig, asked)
+
+            def rotted(_id: str) -> list[int]:
+                raise LedgerError("entry differs from its hash")
+
+            monkeypatch.setattr(rig.runtime.ledger, "find", rotted)
+            reply = await get(rig, f"/v1/receipts/{asked}")
+            assert reply.status == 503
+            assert "cannot be read" in reply.error["message"]
+            assert reply.headers["retry-after"] == "10"
 
     asyncio.run(main())
 

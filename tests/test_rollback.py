@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aegis_c import Ledger, LedgerError
-from aegis_c.ledger import fsck, layout, rollback, verify
+from aegis_c.ledger import entry_schema, fsck, layout, rollback, verify
 from logs import entry
 
 
@@ -85,7 +85,7 @@ def test_a_rolled_back_log_goes_on_only_by_decision(
     assert (kept / "checkpoint.copy").exists()
 
     with Ledger(shard.published, private=shard.private) as ledger:  # opens as any log
-        recorded = verify.parse_entry(ledger.entry(said["entry"]))
+        recorded = entry_schema.parse_entry(ledger.entry(said["entry"]))
         assert (recorded["event"], recorded["size"]) == ("rollback", lost.size)
         for number in range(3000, 3600):
             ledger.submit(entry(number))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import crash
 import mutants
 import wal_native as native
 
@@ -25,6 +26,12 @@ def test_crash_states() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     count = re.search(r"(\d+) crash states", done.stdout)
     assert count is not None and int(count[1]) > 10_000, done.stdout
+
+
+def test_a_ledger_that_is_killed_at_every_call() -> None:
+    command = [str(crash.program("kill_ledger"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_mutant_of_the_sources_is_in_the_table() -> None:

@@ -123,17 +123,10 @@ optional_path(PyObject *object, PyObject **path)
 static PyObject *
 ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"path",
-                            "origin",
-                            "private",
-                            "key",
-                            "ring_bytes",
-                            "max_delay_us",
-                            "publish_gap_us",
-                            "publish_max_us",
-                            "segment_bytes",
-                            "accept_rollback",
-                            NULL};
+    static char *names[] = {"path",          "origin",          "private",
+                            "key",           "key_pem",         "ring_bytes",
+                            "max_delay_us",  "publish_gap_us",  "publish_max_us",
+                            "segment_bytes", "accept_rollback", NULL};
     PyObject *path = NULL, *private_object = NULL, *key_object = NULL;
     PyObject *private_dir = NULL, *key = NULL, *self = NULL;
     struct ag_ledger *ledger = NULL;
@@ -153,10 +146,11 @@ ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     segment_bytes = options.segment_bytes;
     gap_us = options.publish_gap_us;
     max_us = options.publish_max_us;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O&|$zOOnIKKIp:Ledger", names, PyUnicode_FSConverter, &path,
-            &options.origin, &private_object, &key_object, &ring_bytes, &max_delay_us,
-            &gap_us, &max_us, &segment_bytes, &accept_rollback) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|$zOOznIKKIp:Ledger", names,
+                                     PyUnicode_FSConverter, &path, &options.origin,
+                                     &private_object, &key_object, &options.key_pem,
+                                     &ring_bytes, &max_delay_us, &gap_us, &max_us,
+                                     &segment_bytes, &accept_rollback) ||
         optional_path(private_object, &private_dir) < 0 ||
         optional_path(key_object, &key) < 0) {
         goto exit;

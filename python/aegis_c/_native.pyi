@@ -51,6 +51,7 @@ class Ledger:
         origin: str | None = None,
         private: _Path | None = None,
         key: _Path | None = None,
+        key_pem: str | None = None,
         ring_bytes: int = 16 << 20,
         max_delay_us: int = 2000,
         publish_gap_us: int = 100_000,

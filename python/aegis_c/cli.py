@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from aegis_c import AegisError, __version__, config_tools
-from aegis_c.ledger import advice, layout, ledger_tools, verify, wal_tools
+from aegis_c.ledger import advice, entry_schema, layout, ledger_tools, verify, wal_tools
 
 VERIFIED = 0
 FAILED = 1
@@ -156,6 +156,8 @@ def verify_command(
     bodies = {name: _read_input(path, name) for name, path in given.items() if path is not None}
     key = verify.load_vkey(vkey)
     result = verify.verify_receipt(_read_input(receipt, "receipt"), key, **bodies)
+    for one in result.entries:
+        entry_schema.check_schema(one.entry, f"entry {one.index}")
     if as_json:
         _print_json(_verified_json(result))
         return

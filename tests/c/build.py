@@ -7,6 +7,7 @@ hand: `python tests/c/build.py [--flavour asan] [test_mmr ...]`.
 A line `// links: alloc_fault` in a test program adds tests/c/alloc_fault.c. It is linked before
 the archive, so its functions take the place of the core's file that defines the same ones. A line
 `// threads: none` says that nothing in the program starts a thread: ThreadSanitizer is left out.
+`// only: asan` leaves it out too: of many repetitions of what another program does once under it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def sources(flavour: str) -> list[Path]:
     """The test programs that a flavour has something to say about, sorted."""
     programs = sorted((ROOT / "tests" / "c").glob("test_*.c"))
     if flavour == "tsan":
-        return [path for path in programs if "// threads: none\n" not in path.read_text()]
+        texts = {path: path.read_text() for path in programs}
+        marks = ("// threads: none\n", "// only: asan\n")
+        return [p for p, text in texts.items() if not any(mark in text for mark in marks)]
     return programs
 
 

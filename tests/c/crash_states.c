@@ -25,7 +25,7 @@ static bool
 matters(const struct memfs *durable, const struct memfs_op *ops, const size_t *names,
         size_t name_count, int inode)
 {
-    for (int i = 0; i < MEMFS_NAMES; i++) {
+    for (int i = 0; i < durable->name_count; i++) {
         if (durable->names[i].inode == inode && !is_temporary(durable->names[i].path)) {
             return true;
         }
@@ -131,124 +131,43 @@ enumerate(struct scenario *s, const struct memfs *durable, const struct memfs_op
     }
 }
 
-/* A trace up to some point: what is on disk for certain, and what is pending. */
-struct walk {
-    const struct memfs_op *ops; /* borrowed */
-    struct memfs durable;
-    size_t writes[512], names[512]; /* indices of pending operations */
-    size_t write_count, name_count;
-    struct piece pieces[MAX_PIECES]; /* the pending writes, cut into sectors */
-    size_t piece_count;
-};
-
-/* The writes to an inode become durable. */
-static void
-sync_inode(struct walk *walk, int inode)
-{
-    size_t kept = 0;
-    for (size_t k = 0; k < walk->write_count; k++) {
-        const struct memfs_op *op = &walk->ops[walk->writes[k]];
-        if (op->inode == inode) {
-            memfs_apply(&walk->durable, op);
-        } else {
-            walk->writes[kept++] = walk->writes[k];
-        }
-    }
-    walk->write_count = kept;
-}
-
-static bool
-lies_in(const char *path, const char *dir)
-{
-    const char *slash = strrchr(path, '/');
-    size_t n = slash != NULL ? (size_t)(slash - path) : 0;
-    return n == strlen(dir) && memcmp(path, dir, n) == 0;
-}
-
-/* The names made, moved and dropped in a directory become durable. */
-static void
-sync_directory(struct walk *walk, const char *dir)
-{
-    size_t kept = 0;
-    for (size_t k = 0; k < walk->name_count; k++) {
-        const struct memfs_op *op = &walk->ops[walk->names[k]];
-        bool from_there = strchr(op->from, '/') != NULL && lies_in(op->from, dir);
-        if (from_there || lies_in(op->to[0] != '\0' ? op->to : op->from, dir)) {
-            memfs_apply(&walk->durable, op);
-        } else {
-            walk->names[kept++] = walk->names[k];
-        }
-    }
-    walk->name_count = kept;
-}
-
-static void
-step(struct walk *walk, size_t i)
-{
-    const struct memfs_op *op = &walk->ops[i];
-    struct memfs *durable = &walk->durable;
-    if (op->inode >= durable->inode_count) {
-        memset(&durable->inodes[durable->inode_count], 0,
-               sizeof(durable->inodes[0]) *
-                   (size_t)(op->inode + 1 - durable->inode_count));
-        durable->inode_count = op->inode + 1;
-    }
-    switch (op->kind) {
-    case MEMFS_WRITE:
-        ASSERT_LT(walk->write_count, 512);
-        walk->writes[walk->write_count++] = i;
-        break;
-    case MEMFS_LINK:
-    case MEMFS_MOVE:
-    case MEMFS_DROP:
-        ASSERT_LT(walk->name_count, 512);
-        walk->names[walk->name_count++] = i;
-        break;
-    case MEMFS_SYNC:
-        sync_inode(walk, op->inode);
-        break;
-    case MEMFS_DIR:
-        sync_directory(walk, op->from);
-        break;
-    }
-}
-
-static void
-cut_into_sectors(struct walk *walk)
+/* The pending writes, cut into sectors; how many. */
+static size_t
+cut_into_sectors(const struct memfs_walk *walk, const struct memfs_trace *trace,
+                 struct piece pieces[MAX_PIECES])
 {
     size_t n = 0;
     for (size_t k = 0; k < walk->write_count; k++) {
-        const struct memfs_op *op = &walk->ops[walk->writes[k]];
+        const struct memfs_op *op = &trace->ops[walk->writes[k]];
         for (size_t at = 0; at < op->n && n < MAX_PIECES; at += MEMFS_SECTOR) {
             size_t left = op->n - at;
-            walk->pieces[n].inode = op->inode;
-            walk->pieces[n].offset = op->offset + at;
-            walk->pieces[n].n = left < MEMFS_SECTOR ? left : MEMFS_SECTOR;
-            walk->pieces[n++].data = op->data + at;
+            pieces[n].inode = op->inode;
+            pieces[n].offset = op->offset + at;
+            pieces[n].n = left < MEMFS_SECTOR ? left : MEMFS_SECTOR;
+            pieces[n++].data = op->data + at;
         }
     }
-    walk->piece_count = n;
+    return n;
 }
 
 void
 crash_everywhere(struct scenario *s, const struct memfs *base,
                  const struct memfs_trace *trace, uint64_t final_acked)
 {
-    static struct walk walk;
-    walk.ops = trace->ops;
-    walk.write_count = walk.name_count = 0;
-    memfs_copy(&walk.durable, base);
+    static struct memfs_walk walk;
+    static struct piece pieces[MAX_PIECES];
+    memfs_walk_start(&walk, base);
     for (size_t i = 0; i <= trace->count; i++) {
         if (i > 0) {
-            step(&walk, i - 1);
+            memfs_walk_step(&walk, trace, i - 1);
         }
-        cut_into_sectors(&walk);
+        size_t n = cut_into_sectors(&walk, trace, pieces);
         uint64_t acked = i < trace->count ? trace->ops[i].acked : final_acked;
-        enumerate(s, &walk.durable, trace->ops, walk.names, walk.name_count,
-                  walk.pieces, walk.piece_count, acked);
+        enumerate(s, &walk.durable, trace->ops, walk.names, walk.name_count, pieces, n,
+                  acked);
         if (s->states >= s->limit || ag_clock_ns() > s->until_ns) {
             break;
         }
     }
-    memfs_free(&walk.durable);
+    memfs_walk_end(&walk);
 }

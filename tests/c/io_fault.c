@@ -1,20 +1,29 @@
 #include "io_fault.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 static int
 due(struct io_fault *f)
 {
     long call = atomic_fetch_add(&f->calls, 1) + 1;
     long at = atomic_load(&f->fail_at);
-    return at != 0 && call >= at && call - at < atomic_load(&f->fail_for)
-               ? atomic_load(&f->fail_errno)
-               : 0;
+    if (at == 0 || call < at || call - at >= atomic_load(&f->fail_for)) {
+        return 0;
+    }
+    int error = atomic_load(&f->fail_errno);
+    if (error == IO_FAULT_KILL) {
+        (void)kill(getpid(), SIGKILL);
+    }
+    return error;
 }
 
-#define REAL ag_io_posix()
+/* The call behind: REAL(ctx, close)(REAL_CTX(ctx), fd). */
+#define REAL(ctx, name) ((const struct io_fault *)(ctx))->below->name
+#define REAL_CTX(ctx) ((const struct io_fault *)(ctx))->below->ctx
 #define FAIL_WHEN_DUE(ctx)                                                             \
     do {                                                                               \
         int error = due(ctx);                                                          \
@@ -27,7 +36,7 @@ static int
 fault_open(void *ctx, const char *path, int flags, mode_t mode)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->open(NULL, path, flags, mode);
+    return REAL(ctx, open)(REAL_CTX(ctx), path, flags, mode);
 }
 
 static int
@@ -36,7 +45,7 @@ fault_close(void *ctx, int fd)
     struct io_fault *f = ctx;
     int error = due(f); /* the descriptor is gone either way, as on Linux */
     atomic_store(&f->sync_failed[fd % IO_FAULT_FDS], 0);
-    int result = REAL->close(NULL, fd);
+    int result = REAL(ctx, close)(REAL_CTX(ctx), fd);
     return error != 0 ? -error : result;
 }
 
@@ -44,7 +53,7 @@ static ssize_t
 fault_pread(void *ctx, int fd, void *to, size_t n, off_t offset)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->pread(NULL, fd, to, n, offset);
+    return REAL(ctx, pread)(REAL_CTX(ctx), fd, to, n, offset);
 }
 
 static ssize_t
@@ -56,13 +65,13 @@ fault_pwrite(void *ctx, int fd, const void *from, size_t n, off_t offset)
     if (error == 0 && n <= sizeof(copy) && (long)n == atomic_load(&f->flip_size)) {
         memcpy(copy, from, n);
         copy[n / 2] ^= 1;
-        return REAL->pwrite(NULL, fd, copy, n, offset);
+        return REAL(ctx, pwrite)(REAL_CTX(ctx), fd, copy, n, offset);
     }
     if (error != 0) { /* half of it arrives */
-        (void)REAL->pwrite(NULL, fd, from, n / 2, offset);
+        (void)REAL(ctx, pwrite)(REAL_CTX(ctx), fd, from, n / 2, offset);
         return -error;
     }
-    return REAL->pwrite(NULL, fd, from, n, offset);
+    return REAL(ctx, pwrite)(REAL_CTX(ctx), fd, from, n, offset);
 }
 
 static int
@@ -85,14 +94,14 @@ fault_fdatasync(void *ctx, int fd)
         atomic_store(&f->sync_failed[fd % IO_FAULT_FDS], 1);
         return -error;
     }
-    return REAL->fdatasync(NULL, fd);
+    return REAL(ctx, fdatasync)(REAL_CTX(ctx), fd);
 }
 
 static int
 fault_fsync(void *ctx, int fd)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->fsync(NULL, fd);
+    return REAL(ctx, fsync)(REAL_CTX(ctx), fd);
 }
 
 static int
@@ -104,56 +113,56 @@ fault_fsync_dir(void *ctx, const char *path)
         (void)nanosleep(&pause, NULL);
     }
     FAIL_WHEN_DUE(ctx);
-    return REAL->fsync_dir(NULL, path);
+    return REAL(ctx, fsync_dir)(REAL_CTX(ctx), path);
 }
 
 static int
 fault_truncate(void *ctx, int fd, off_t size)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->truncate(NULL, fd, size);
+    return REAL(ctx, truncate)(REAL_CTX(ctx), fd, size);
 }
 
 static off_t
 fault_size(void *ctx, int fd)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->size(NULL, fd);
+    return REAL(ctx, size)(REAL_CTX(ctx), fd);
 }
 
 static int
 fault_rename(void *ctx, const char *from, const char *to)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->rename(NULL, from, to);
+    return REAL(ctx, rename)(REAL_CTX(ctx), from, to);
 }
 
 static int
 fault_unlink(void *ctx, const char *path)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->unlink(NULL, path);
+    return REAL(ctx, unlink)(REAL_CTX(ctx), path);
 }
 
 static int
 fault_rmdir(void *ctx, const char *path)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->rmdir(NULL, path);
+    return REAL(ctx, rmdir)(REAL_CTX(ctx), path);
 }
 
 static int
 fault_mkdir(void *ctx, const char *path, mode_t mode)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->mkdir(NULL, path, mode);
+    return REAL(ctx, mkdir)(REAL_CTX(ctx), path, mode);
 }
 
 static int
 fault_lock(void *ctx, int fd)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->lock(NULL, fd);
+    return REAL(ctx, lock)(REAL_CTX(ctx), fd);
 }
 
 static int
@@ -165,14 +174,14 @@ fault_sync_fs(void *ctx, int fd)
         atomic_fetch_sub(&f->fail_sync_fs, 1);
         return -EIO;
     }
-    return REAL->sync_fs(NULL, fd);
+    return REAL(ctx, sync_fs)(REAL_CTX(ctx), fd);
 }
 
 static int
 fault_stat(void *ctx, const char *path, struct ag_io_stat *out)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->stat(NULL, path, out);
+    return REAL(ctx, stat)(REAL_CTX(ctx), path, out);
 }
 
 static int
@@ -180,15 +189,45 @@ fault_list(void *ctx, const char *path, void (*each)(void *arg, const char *name
            void *arg)
 {
     FAIL_WHEN_DUE(ctx);
-    return REAL->list(NULL, path, each, arg);
+    return REAL(ctx, list)(REAL_CTX(ctx), path, each, arg);
+}
+
+/* What never fails. */
+
+static int
+fault_unlock(void *ctx, int fd)
+{
+    return REAL(ctx, unlock)(REAL_CTX(ctx), fd);
+}
+
+static int
+fault_statfs(void *ctx, const char *path, struct ag_io_fs *out)
+{
+    return REAL(ctx, statfs)(REAL_CTX(ctx), path, out);
+}
+
+static int
+fault_reserve(void *ctx, int fd, off_t size)
+{
+    return REAL(ctx, reserve)(REAL_CTX(ctx), fd, size);
+}
+
+static int
+fault_uncache(void *ctx, int fd)
+{
+    return REAL(ctx, uncache)(REAL_CTX(ctx), fd);
 }
 
 void
 io_fault_init(struct io_fault *fault)
 {
     memset(fault, 0, sizeof(*fault));
-    fault->table = *REAL; /* what is not listed below never fails */
+    fault->below = ag_io_posix();
     fault->table.ctx = fault;
+    fault->table.unlock = fault_unlock;
+    fault->table.statfs = fault_statfs;
+    fault->table.reserve = fault_reserve;
+    fault->table.uncache = fault_uncache;
     fault->table.open = fault_open;
     fault->table.close = fault_close;
     fault->table.pread = fault_pread;

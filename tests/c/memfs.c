@@ -3,13 +3,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "check.h"
+
+#define FIRST_FD 1000 /* the real file system has those below */
+#define REAL ag_io_posix()
 
 static int
 find_name(const struct memfs *fs, const char *path)
 {
-    for (int i = 0; i < MEMFS_NAMES; i++) {
+    for (int i = 0; i < fs->name_count; i++) {
         if (fs->names[i].inode != -1 && strcmp(fs->names[i].path, path) == 0) {
             return i;
         }
@@ -28,10 +32,13 @@ static void
 set_name(struct memfs *fs, const char *path, int inode)
 {
     int name = find_name(fs, path);
-    for (int i = 0; name < 0 && i < MEMFS_NAMES; i++) {
+    for (int i = 0; name < 0 && i < fs->name_count; i++) {
         name = fs->names[i].inode == -1 ? i : name;
     }
-    ASSERT(name >= 0);
+    if (name < 0) {
+        ASSERT_LT(fs->name_count, MEMFS_NAMES);
+        name = fs->name_count++;
+    }
     ASSERT_LT(strlen(path), MEMFS_NAME);
     (void)snprintf(fs->names[name].path, MEMFS_NAME, "%s", path);
     fs->names[name].inode = inode;
@@ -44,6 +51,14 @@ drop_name(struct memfs *fs, const char *path)
     if (name >= 0) {
         fs->names[name].inode = -1;
     }
+}
+
+static int
+new_inode(struct memfs *fs)
+{
+    ASSERT_LT(fs->inode_count, MEMFS_INODES);
+    memset(&fs->inodes[fs->inode_count], 0, sizeof(fs->inodes[0]));
+    return fs->inode_count++;
 }
 
 static void
@@ -125,6 +140,7 @@ memfs_apply(struct memfs *fs, const struct memfs_op *op)
         break;
     case MEMFS_SYNC:
     case MEMFS_DIR:
+    case MEMFS_SYNC_ALL:
         break;
     }
 }
@@ -139,57 +155,116 @@ memfs_trace_free(struct memfs_trace *trace)
     memset(trace, 0, sizeof(*trace));
 }
 
-static int
-fs_open(void *ctx, const char *path, int flags, mode_t mode)
+/* ---- the table ---- */
+
+static bool
+is_outside(const struct memfs *fs, const char *path)
 {
-    struct memfs *fs = ctx;
-    (void)mode;
-    int inode = memfs_find(fs, path);
-    if (inode == -2) {
-        return -EISDIR;
+    return fs->root != NULL && strncmp(path, fs->root, strlen(fs->root)) != 0;
+}
+
+static char last_outside[512]; /* made by any file system of this process */
+
+/* A file of the real system, of this process alone. */
+static const char *
+outside_name(const char *path, char to[512])
+{
+    (void)snprintf(to, 512, "%s.%ld", path, (long)getpid());
+    return to;
+}
+
+void
+memfs_drop_outside(void)
+{
+    (void)unlink(last_outside);
+}
+
+static bool
+has_parent(const struct memfs *fs, const char *path)
+{
+    char above[MEMFS_NAME];
+    if (fs->root == NULL || strcmp(path, fs->root) == 0) {
+        return true;
     }
-    if (inode >= 0 && (flags & O_CREAT) && (flags & O_EXCL)) {
-        return -EEXIST;
-    }
-    if (inode < 0) {
-        if (!(flags & O_CREAT)) {
-            return -ENOENT;
-        }
-        ASSERT_LT(fs->inode_count, MEMFS_INODES);
-        inode = fs->inode_count++;
-        memset(&fs->inodes[inode], 0, sizeof(fs->inodes[inode]));
-        record(fs, MEMFS_LINK, inode, NULL, path, 0, NULL, 0);
-        set_name(fs, path, inode);
-    } else if (flags & O_TRUNC) {
-        /* The log truncates nothing but its own temporary file: a new inode does. */
-        int fresh = fs->inode_count++;
-        ASSERT_LT(fresh, MEMFS_INODES);
-        memset(&fs->inodes[fresh], 0, sizeof(fs->inodes[fresh]));
-        inode = fresh;
-        record(fs, MEMFS_LINK, inode, NULL, path, 0, NULL, 0);
-        set_name(fs, path, inode);
-    }
-    for (int fd = 0; fd < 32; fd++) {
+    (void)snprintf(above, sizeof(above), "%s", path);
+    char *slash = strrchr(above, '/');
+    ASSERT_NOT_NULL(slash);
+    *slash = '\0';
+    return memfs_find(fs, above) == -2;
+}
+
+static int
+take_fd(struct memfs *fs, int inode)
+{
+    for (int fd = 0; fd < MEMFS_FDS; fd++) {
         if (fs->fds[fd] == -1) {
             fs->fds[fd] = inode;
-            return fd + 100;
+            return fd + FIRST_FD;
         }
     }
     return -EMFILE;
 }
 
+static int
+open_locked(struct memfs *fs, const char *path, int flags)
+{
+    int inode = memfs_find(fs, path);
+    if (inode == -2) {
+        bool reads = fs->root != NULL && (flags & (O_ACCMODE | O_CREAT)) == O_RDONLY;
+        return reads ? take_fd(fs, inode) : -EISDIR;
+    }
+    if (inode >= 0 && (flags & O_CREAT) && (flags & O_EXCL)) {
+        return -EEXIST;
+    }
+    if (inode < 0 && (!(flags & O_CREAT) || !has_parent(fs, path))) {
+        return -ENOENT;
+    }
+    if (inode < 0 || (flags & O_TRUNC)) {
+        /* Truncated are only temporary files, and a new inode does as well. */
+        inode = new_inode(fs);
+        record(fs, MEMFS_LINK, inode, NULL, path, 0, NULL, 0);
+        set_name(fs, path, inode);
+    }
+    return take_fd(fs, inode);
+}
+
+static int
+fs_open(void *ctx, const char *path, int flags, mode_t mode)
+{
+    struct memfs *fs = ctx;
+    char name[512];
+    if (is_outside(fs, path)) {
+        (void)outside_name(path, name);
+        if (flags & O_CREAT) {
+            (void)snprintf(last_outside, sizeof(last_outside), "%s", name);
+        }
+        return REAL->open(NULL, name, flags, mode);
+    }
+    (void)pthread_mutex_lock(&fs->lock);
+    int result = open_locked(fs, path, flags);
+    (void)pthread_mutex_unlock(&fs->lock);
+    return result;
+}
+
+/* Under the lock. */
 static int *
 fd_of(struct memfs *fs, int fd)
 {
-    ASSERT(fd >= 100 && fd < 132);
-    ASSERT(fs->fds[fd - 100] >= 0);
-    return &fs->fds[fd - 100];
+    ASSERT(fd >= FIRST_FD && fd < FIRST_FD + MEMFS_FDS);
+    ASSERT_NE(fs->fds[fd - FIRST_FD], -1);
+    return &fs->fds[fd - FIRST_FD];
 }
 
 static int
 fs_close(void *ctx, int fd)
 {
-    *fd_of(ctx, fd) = -1;
+    struct memfs *fs = ctx;
+    if (fd < FIRST_FD) {
+        return REAL->close(NULL, fd);
+    }
+    (void)pthread_mutex_lock(&fs->lock);
+    *fd_of(fs, fd) = -1;
+    (void)pthread_mutex_unlock(&fs->lock);
     return 0;
 }
 
@@ -197,13 +272,14 @@ static ssize_t
 fs_pread(void *ctx, int fd, void *to, size_t n, off_t offset)
 {
     struct memfs *fs = ctx;
+    (void)pthread_mutex_lock(&fs->lock);
     const struct memfs_inode *inode = &fs->inodes[*fd_of(fs, fd)];
-    if ((size_t)offset >= inode->size) {
-        return 0;
-    }
-    size_t left = inode->size - (size_t)offset;
+    size_t left = (size_t)offset < inode->size ? inode->size - (size_t)offset : 0;
     n = n < left ? n : left;
-    memcpy(to, inode->data + offset, n);
+    if (n != 0) {
+        memcpy(to, inode->data + offset, n);
+    }
+    (void)pthread_mutex_unlock(&fs->lock);
     return (ssize_t)n;
 }
 
@@ -211,9 +287,11 @@ static ssize_t
 fs_pwrite(void *ctx, int fd, const void *from, size_t n, off_t offset)
 {
     struct memfs *fs = ctx;
+    (void)pthread_mutex_lock(&fs->lock);
     int inode = *fd_of(fs, fd);
     record(fs, MEMFS_WRITE, inode, NULL, NULL, (uint64_t)offset, from, n);
     memfs_put(fs, inode, (uint64_t)offset, from, n);
+    (void)pthread_mutex_unlock(&fs->lock);
     return (ssize_t)n;
 }
 
@@ -221,7 +299,20 @@ static int
 fs_sync(void *ctx, int fd)
 {
     struct memfs *fs = ctx;
+    (void)pthread_mutex_lock(&fs->lock);
     record(fs, MEMFS_SYNC, *fd_of(fs, fd), NULL, NULL, 0, NULL, 0);
+    (void)pthread_mutex_unlock(&fs->lock);
+    return 0;
+}
+
+static int
+fs_sync_fs(void *ctx, int fd)
+{
+    struct memfs *fs = ctx;
+    (void)pthread_mutex_lock(&fs->lock);
+    (void)fd_of(fs, fd);
+    record(fs, MEMFS_SYNC_ALL, -1, NULL, NULL, 0, NULL, 0);
+    (void)pthread_mutex_unlock(&fs->lock);
     return 0;
 }
 
@@ -229,11 +320,16 @@ static int
 fs_sync_dir(void *ctx, const char *path)
 {
     struct memfs *fs = ctx;
-    if (memfs_find(fs, path) != -2) {
-        return -ENOENT;
+    if (is_outside(fs, path)) {
+        return 0; /* the directory above the root */
     }
-    record(fs, MEMFS_DIR, -1, path, NULL, 0, NULL, 0);
-    return 0;
+    (void)pthread_mutex_lock(&fs->lock);
+    int result = memfs_find(fs, path) == -2 ? 0 : -ENOENT;
+    if (result == 0) {
+        record(fs, MEMFS_DIR, -1, path, NULL, 0, NULL, 0);
+    }
+    (void)pthread_mutex_unlock(&fs->lock);
+    return result;
 }
 
 static int
@@ -247,29 +343,74 @@ static off_t
 fs_size(void *ctx, int fd)
 {
     struct memfs *fs = ctx;
-    return (off_t)fs->inodes[*fd_of(fs, fd)].size;
+    if (fd < FIRST_FD) {
+        return REAL->size(NULL, fd);
+    }
+    (void)pthread_mutex_lock(&fs->lock);
+    off_t size = (off_t)fs->inodes[*fd_of(fs, fd)].size;
+    (void)pthread_mutex_unlock(&fs->lock);
+    return size;
 }
 
 static int
 fs_rename(void *ctx, const char *from, const char *to)
 {
     struct memfs *fs = ctx;
-    int inode = memfs_find(fs, from);
-    if (inode < 0) {
-        return -ENOENT;
+    char outside[2][512];
+    if (is_outside(fs, from)) {
+        return REAL->rename(NULL, outside_name(from, outside[0]),
+                            outside_name(to, outside[1]));
     }
-    record(fs, MEMFS_MOVE, inode, from, to, 0, NULL, 0);
-    drop_name(fs, from);
-    set_name(fs, to, inode);
-    return 0;
+    (void)pthread_mutex_lock(&fs->lock);
+    int inode = memfs_find(fs, from);
+    int result = inode >= 0 && has_parent(fs, to) ? 0 : -ENOENT;
+    if (result == 0) {
+        record(fs, MEMFS_MOVE, inode, from, to, 0, NULL, 0);
+        drop_name(fs, from);
+        set_name(fs, to, inode);
+    }
+    (void)pthread_mutex_unlock(&fs->lock);
+    return result;
 }
 
 static int
 fs_unlink(void *ctx, const char *path)
 {
     struct memfs *fs = ctx;
-    if (memfs_find(fs, path) < 0) {
+    char name[512];
+    if (is_outside(fs, path)) {
+        return REAL->unlink(NULL, outside_name(path, name));
+    }
+    (void)pthread_mutex_lock(&fs->lock);
+    int result = memfs_find(fs, path) >= 0 ? 0 : -ENOENT;
+    if (result == 0) {
+        record(fs, MEMFS_DROP, -1, path, NULL, 0, NULL, 0);
+        drop_name(fs, path);
+    }
+    (void)pthread_mutex_unlock(&fs->lock);
+    return result;
+}
+
+/* Whether the name lies in the directory itself; *last is its last component. */
+static bool
+lies_in(const char *name, const char *dir, const char **last)
+{
+    size_t n = strlen(dir);
+    *last = name + n + 1;
+    return strncmp(name, dir, n) == 0 && name[n] == '/' && strchr(*last, '/') == NULL;
+}
+
+static int
+rmdir_locked(struct memfs *fs, const char *path)
+{
+    const char *last;
+    if (memfs_find(fs, path) != -2) {
         return -ENOENT;
+    }
+    for (int i = 0; i < fs->name_count; i++) {
+        if (fs->names[i].inode != -1 && lies_in(fs->names[i].path, path, &last)) {
+            return -ENOTEMPTY;
+        }
     }
     record(fs, MEMFS_DROP, -1, path, NULL, 0, NULL, 0);
     drop_name(fs, path);
@@ -279,21 +420,38 @@ fs_unlink(void *ctx, const char *path)
 static int
 fs_rmdir(void *ctx, const char *path)
 {
-    return memfs_find(ctx, path) == -2 ? -ENOTEMPTY
-                                       : -ENOENT; /* the log removes none */
+    struct memfs *fs = ctx;
+    (void)pthread_mutex_lock(&fs->lock);
+    int result = rmdir_locked(fs, path);
+    (void)pthread_mutex_unlock(&fs->lock);
+    return result;
+}
+
+static int
+mkdir_locked(struct memfs *fs, const char *path)
+{
+    if (memfs_find(fs, path) != -1) {
+        return -EEXIST;
+    }
+    if (!has_parent(fs, path)) {
+        return -ENOENT;
+    }
+    record(fs, MEMFS_LINK, -2, NULL, path, 0, NULL, 0);
+    set_name(fs, path, -2);
+    return 0;
 }
 
 static int
 fs_mkdir(void *ctx, const char *path, mode_t mode)
 {
     struct memfs *fs = ctx;
-    (void)mode;
-    if (memfs_find(fs, path) != -1) {
-        return -EEXIST;
+    if (is_outside(fs, path)) {
+        return REAL->mkdir(NULL, path, mode);
     }
-    record(fs, MEMFS_LINK, -2, NULL, path, 0, NULL, 0);
-    set_name(fs, path, -2);
-    return 0;
+    (void)pthread_mutex_lock(&fs->lock);
+    int result = mkdir_locked(fs, path);
+    (void)pthread_mutex_unlock(&fs->lock);
+    return result;
 }
 
 static int
@@ -307,20 +465,24 @@ static int
 fs_stat(void *ctx, const char *path, struct ag_io_stat *out)
 {
     struct memfs *fs = ctx;
-    int inode = memfs_find(fs, path);
-    if (inode == -1) {
-        return -ENOENT;
+    if (is_outside(fs, path)) {
+        return REAL->stat(NULL, path, out);
     }
-    out->uid = 0;
+    (void)pthread_mutex_lock(&fs->lock);
+    int inode = memfs_find(fs, path);
+    out->uid = (uint32_t)geteuid();
     out->size = inode >= 0 ? fs->inodes[inode].size : 4096;
     out->mode = inode >= 0 ? (S_IFREG | 0600) : (S_IFDIR | 0700);
-    return 0;
+    (void)pthread_mutex_unlock(&fs->lock);
+    return inode == -1 ? -ENOENT : 0;
 }
 
 static int
 fs_statfs(void *ctx, const char *path, struct ag_io_fs *out)
 {
-    (void)ctx, (void)path;
+    if (is_outside(ctx, path)) {
+        return REAL->statfs(NULL, path, out);
+    }
     out->type = 0xEF53;
     out->free_bytes = UINT64_MAX;
     return 0;
@@ -331,25 +493,28 @@ fs_list(void *ctx, const char *path, void (*each)(void *arg, const char *name),
         void *arg)
 {
     struct memfs *fs = ctx;
-    size_t n = strlen(path);
-    if (memfs_find(fs, path) != -2) {
-        return -ENOENT;
-    }
-    for (int i = 0; i < MEMFS_NAMES; i++) {
-        const char *name = fs->names[i].path;
-        if (fs->names[i].inode != -1 && strncmp(name, path, n) == 0 && name[n] == '/' &&
-            strchr(name + n + 1, '/') == NULL) {
-            each(arg, name + n + 1);
+    static _Thread_local char found[MEMFS_NAMES][MEMFS_NAME];
+    int count = 0;
+    (void)pthread_mutex_lock(&fs->lock);
+    bool there = memfs_find(fs, path) == -2;
+    for (int i = 0; there && i < fs->name_count; i++) {
+        const char *last;
+        if (fs->names[i].inode != -1 && lies_in(fs->names[i].path, path, &last)) {
+            (void)snprintf(found[count++], MEMFS_NAME, "%s", last);
         }
     }
-    return 0;
+    (void)pthread_mutex_unlock(&fs->lock);
+    for (int i = 0; i < count; i++) { /* which may change the directory */
+        each(arg, found[i]);
+    }
+    return there ? 0 : -ENOENT;
 }
 
 static int
 fs_reserve(void *ctx, int fd, off_t size)
 {
-    (void)ctx, (void)fd, (void)size;
-    return 0;
+    (void)ctx;
+    return fd < FIRST_FD ? REAL->reserve(NULL, fd, size) : 0;
 }
 
 static int
@@ -371,6 +536,7 @@ set_table(struct memfs *fs)
         .fdatasync = fs_sync,
         .fsync = fs_sync,
         .fsync_dir = fs_sync_dir,
+        .sync_fs = fs_sync_fs,
         .truncate = fs_truncate,
         .size = fs_size,
         .rename = fs_rename,
@@ -386,7 +552,8 @@ set_table(struct memfs *fs)
         .uncache = fs_uncache,
     };
     memcpy(&fs->table, &table, sizeof(table));
-    for (int fd = 0; fd < 32; fd++) {
+    (void)pthread_mutex_init(&fs->lock, NULL);
+    for (int fd = 0; fd < MEMFS_FDS; fd++) {
         fs->fds[fd] = -1;
     }
 }
@@ -394,22 +561,40 @@ set_table(struct memfs *fs)
 void
 memfs_init(struct memfs *fs)
 {
-    memset(fs, 0, sizeof(*fs));
-    for (int i = 0; i < MEMFS_NAMES; i++) {
-        fs->names[i].inode = -1;
-    }
+    fs->inode_count = fs->name_count = 0;
+    fs->root = NULL;
+    fs->trace = NULL;
+    fs->acked = NULL;
+    fs->acked_floor = 0;
     set_table(fs);
+}
+
+void
+memfs_init_at(struct memfs *fs, const char *root)
+{
+    memfs_init(fs);
+    fs->root = root;
+    set_name(fs, root, -2);
+}
+
+void
+memfs_watch(struct memfs *fs, const _Atomic uint64_t *acked, uint64_t floor)
+{
+    (void)pthread_mutex_lock(&fs->lock);
+    fs->acked = acked;
+    fs->acked_floor = floor;
+    (void)pthread_mutex_unlock(&fs->lock);
 }
 
 void
 memfs_share(struct memfs *to, const struct memfs *from)
 {
-    memcpy(to->inodes, from->inodes, sizeof(to->inodes));
-    memcpy(to->names, from->names, sizeof(to->names));
+    memfs_init(to);
+    memcpy(to->inodes, from->inodes, (size_t)from->inode_count * sizeof(to->inodes[0]));
+    memcpy(to->names, from->names, (size_t)from->name_count * sizeof(to->names[0]));
     to->inode_count = from->inode_count;
-    to->trace = NULL;
-    to->acked = NULL;
-    to->acked_floor = 0;
+    to->name_count = from->name_count;
+    to->root = from->root;
     for (int i = 0; i < to->inode_count; i++) {
         to->inodes[i].shared = true;
     }
@@ -421,13 +606,14 @@ memfs_copy(struct memfs *to, const struct memfs *from)
 {
     /* Only what has a name lives on, under new numbers. */
     memfs_init(to);
-    for (int i = 0; i < MEMFS_NAMES; i++) {
+    to->root = from->root;
+    for (int i = 0; i < from->name_count; i++) {
         int inode = from->names[i].inode;
         if (inode == -1) {
             continue;
         }
         if (inode >= 0) {
-            int fresh = to->inode_count++;
+            int fresh = new_inode(to);
             const struct memfs_inode *source = &from->inodes[inode];
             if (source->size != 0) {
                 memfs_put(to, fresh, 0, source->data, source->size);
@@ -447,4 +633,99 @@ memfs_free(struct memfs *fs)
         }
     }
     fs->inode_count = 0;
+}
+
+/* ---- what a crash leaves ---- */
+
+void
+memfs_prune(struct memfs *fs)
+{
+    for (bool again = true; again;) {
+        again = false;
+        for (int i = 0; i < fs->name_count; i++) {
+            if (fs->names[i].inode != -1 && !has_parent(fs, fs->names[i].path)) {
+                fs->names[i].inode = -1;
+                again = true;
+            }
+        }
+    }
+}
+
+void
+memfs_walk_start(struct memfs_walk *walk, const struct memfs *base)
+{
+    memfs_copy(&walk->durable, base);
+    walk->write_count = walk->name_count = 0;
+}
+
+void
+memfs_walk_end(struct memfs_walk *walk)
+{
+    memfs_free(&walk->durable);
+}
+
+/* Puts on the disk what is pending of an inode, or of all with -1. */
+static void
+sync_writes(struct memfs_walk *walk, const struct memfs_trace *trace, int inode)
+{
+    size_t kept = 0;
+    for (size_t k = 0; k < walk->write_count; k++) {
+        const struct memfs_op *op = &trace->ops[walk->writes[k]];
+        if (inode == -1 || op->inode == inode) {
+            memfs_apply(&walk->durable, op);
+        } else {
+            walk->writes[kept++] = walk->writes[k];
+        }
+    }
+    walk->write_count = kept;
+}
+
+/* The same of the names in a directory, or of all with NULL. */
+static void
+sync_names(struct memfs_walk *walk, const struct memfs_trace *trace, const char *dir)
+{
+    size_t kept = 0;
+    const char *last;
+    for (size_t k = 0; k < walk->name_count; k++) {
+        const struct memfs_op *op = &trace->ops[walk->names[k]];
+        if (dir == NULL || lies_in(op->from, dir, &last) ||
+            lies_in(op->to, dir, &last)) {
+            memfs_apply(&walk->durable, op);
+        } else {
+            walk->names[kept++] = walk->names[k];
+        }
+    }
+    walk->name_count = kept;
+}
+
+void
+memfs_walk_step(struct memfs_walk *walk, const struct memfs_trace *trace, size_t at)
+{
+    const struct memfs_op *op = &trace->ops[at];
+    struct memfs *durable = &walk->durable;
+    while (op->inode >= durable->inode_count) {
+        (void)new_inode(durable);
+    }
+    switch (op->kind) {
+    case MEMFS_WRITE:
+        ASSERT_LT_U(walk->write_count, MEMFS_PENDING);
+        walk->writes[walk->write_count++] = at;
+        break;
+    case MEMFS_LINK:
+    case MEMFS_MOVE:
+    case MEMFS_DROP:
+        ASSERT_LT_U(walk->name_count, MEMFS_PENDING);
+        walk->names[walk->name_count++] = at;
+        break;
+    case MEMFS_SYNC:
+        sync_writes(walk, trace, op->inode);
+        break;
+    case MEMFS_DIR:
+        sync_names(walk, trace, op->from);
+        break;
+    case MEMFS_SYNC_ALL:
+        sync_writes(walk, trace, -1);
+        sync_names(walk, trace, NULL);
+        break;
+    }
 }

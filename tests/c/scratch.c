@@ -7,12 +7,24 @@
 
 #include "check.h"
 
+static void
+make_below(const char *base, char path[256])
+{
+    (void)snprintf(path, 256, "%s/aegis-c-XXXXXX", base);
+    ASSERT_NOT_NULL(mkdtemp(path));
+}
+
 void
 scratch_make(char path[256])
 {
     const char *base = getenv("TMPDIR");
-    (void)snprintf(path, 256, "%s/aegis-c-XXXXXX", base != NULL ? base : "/tmp");
-    ASSERT_NOT_NULL(mkdtemp(path));
+    make_below(base != NULL ? base : "/tmp", path);
+}
+
+void
+scratch_make_in_memory(char path[256])
+{
+    make_below("/dev/shm", path);
 }
 
 static int

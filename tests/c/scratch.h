@@ -6,6 +6,8 @@
 
 /* Makes a new folder and writes its path (256 octets). Ends the program on failure. */
 void scratch_make(char path[256]);
+/* The same on a tmpfs, where a sync takes no time: where the log's rings are. */
+void scratch_make_in_memory(char path[256]);
 void scratch_remove(const char *path);
 
 /* "<dir>/<name>" into to (512 octets); returns it. */

@@ -193,7 +193,7 @@ static void
 entries_are_looked_at(void)
 {
     uint64_t shift = 1;
-    const struct ag_ids_source shifted = {make_bundle, &shift};
+    const struct ag_ids_source shifted = {make_bundle, believe, &shift};
     struct ag_ids ids;
     struct ag_found found = {0};
     struct ag_error err;

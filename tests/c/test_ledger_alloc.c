@@ -179,7 +179,7 @@ of_a_log_that_grows(void)
 int
 main(void)
 {
-    scratch_make(dir);
+    scratch_make_in_memory(dir);
     RUN(of_a_new_log);
     RUN(of_a_log_that_grows);
     scratch_remove(dir);

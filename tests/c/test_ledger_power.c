@@ -1,502 +1,279 @@
-// links: scratch
-/* Loss of power at any call of a ledger: what was said to be durable is there, what was
- * signed still holds, and the ledger opens.
+// links: ledger_rig memfs scratch
+// only: asan
+/* Loss of power at every call of a ledger that changes a file: what was said to be
+ * durable is there, what was signed still holds, and the ledger opens.
  *
- * The model is the worst that POSIX allows: of a file there is what it held when it was
- * last synced, empty when it never was; a name is there when its directory was synced
- * after it was made, and only if all directories above it are; a removed or replaced
- * name comes back until then; a rename is atomic. The ring is gone. */
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdarg.h>
-#include <stdatomic.h>
+ * A few runs on a disk in memory (memfs.h) are recorded: first start, publishing,
+ * reopening with a log to replay, a low-water mark at a close. Then, for each
+ * operation, what a loss of power may leave is opened and checked: only what was
+ * synced, all that was written, and random parts of what was not synced. The ring is
+ * gone.
+ *
+ * With AEGIS_CRASH_SECONDS the runs are longer and more parts are tried; one of the
+ * states is where the next runs begin, so that crashes pile up; and so on. */
+#include <inttypes.h>
 #include <stdio.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "check.h"
+#include "ledger_rig.h"
 #include "log/ledger_state.h"
+#include "memfs.h"
 #include "scratch.h"
 
-#define SECOND ((uint64_t)1000000000u)
-#define NAMES 4096
-#define INODES 4096
-#define REAL ag_io_posix()
+#define GENERATIONS 6
 
-static char dir[256];
-
-/* snprintf that must fit. */
-static void __attribute__((format(printf, 3, 4)))
-put(char *to, size_t room, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    int n = vsnprintf(to, room, format, args);
-    va_end(args);
-    ASSERT(n >= 0 && (size_t)n < room);
-}
-
-struct durable_name {
-    char path[400];
-    ino_t ino;
-    bool folder;
-};
-
-struct power {
-    struct ag_io table;
-    pthread_mutex_t lock;
-    char root[300], kept[300]; /* what is written; synced content and extra links */
-    struct durable_name names[NAMES];
-    int count;
-    _Atomic long calls, dies_at; /* 0: never */
-};
-
-static struct power power;
-
-static bool
-dead(void)
-{
-    long call = atomic_fetch_add(&power.calls, 1) + 1;
-    long at = atomic_load(&power.dies_at);
-    return at != 0 && call >= at;
-}
-
-#define UNLESS_DEAD(call) (dead() ? -EIO : (call))
-
-static bool
-is_ours(const char *path)
-{
-    return strncmp(path, power.root, strlen(power.root)) == 0;
-}
-
-static void
-copy_fd(int fd, const char *to)
-{
-    static char bytes[1 << 20];
-    int out = open(to, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    ASSERT_LE(0, out);
-    off_t at = 0;
-    for (;;) {
-        ssize_t n = pread(fd, bytes, sizeof(bytes), at);
-        if (n <= 0) {
-            break;
-        }
-        ASSERT_EQ(pwrite(out, bytes, (size_t)n, at), n);
-        at += n;
-    }
-    ASSERT_EQ(close(out), 0);
-}
-
-/* Under the lock. The file's content is on the disk from here on. */
-static void
-keep_content(const char *path)
-{
-    struct stat st;
-    char to[400];
-    int fd = open(path, O_RDONLY);
-    if (fd < 0) {
-        return;
-    }
-    ASSERT_EQ(fstat(fd, &st), 0);
-    if (S_ISREG(st.st_mode)) {
-        put(to, sizeof(to), "%s/content-%lu", power.kept, (unsigned long)st.st_ino);
-        copy_fd(fd, to);
-    }
-    ASSERT_EQ(close(fd), 0);
-}
-
-/* Under the lock. A rename is atomic: where the new name is, the old one is not. */
-static void
-drop_old_name(ino_t ino)
-{
-    for (int i = 0; i < power.count; i++) {
-        struct stat st;
-        bool moved = lstat(power.names[i].path, &st) != 0 || st.st_ino != ino;
-        if (power.names[i].ino == ino && moved) {
-            power.names[i] = power.names[--power.count];
-            return;
-        }
-    }
-}
-
-/* Under the lock. The names in a folder are on the disk from here on. */
-static void
-keep_names(const char *folder)
-{
-    size_t n = strlen(folder);
-    int left = 0;
-    for (int i = 0; i < power.count; i++) {
-        const char *path = power.names[i].path;
-        bool here = strncmp(path, folder, n) == 0 && path[n] == '/' &&
-                    strchr(path + n + 1, '/') == NULL;
-        if (!here) {
-            power.names[left++] = power.names[i];
-        }
-    }
-    power.count = left;
-    DIR *d = opendir(folder);
-    ASSERT_NOT_NULL(d);
-    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
-        struct durable_name *name = &power.names[power.count];
-        struct stat st;
-        if (e->d_name[0] == '.' && (e->d_name[1] == '\0' || e->d_name[1] == '.')) {
-            continue;
-        }
-        ASSERT_LT(power.count, NAMES);
-        put(name->path, sizeof(name->path), "%s/%s", folder, e->d_name);
-        if (lstat(name->path, &st) == 0) {
-            drop_old_name(st.st_ino);
-            name = &power.names[power.count];
-            put(name->path, sizeof(name->path), "%s/%s", folder, e->d_name);
-            name->ino = st.st_ino;
-            name->folder = S_ISDIR(st.st_mode);
-            power.count++;
-        }
-    }
-    (void)closedir(d);
-}
-
-static void
-keep_tree(const char *folder)
-{
-    keep_names(folder);
-    DIR *d = opendir(folder);
-    ASSERT_NOT_NULL(d);
-    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d)) {
-        char path[600];
-        struct stat st;
-        put(path, sizeof(path), "%s/%s", folder, e->d_name);
-        if ((e->d_name[0] == '.' && (e->d_name[1] == '\0' || e->d_name[1] == '.')) ||
-            lstat(path, &st) != 0) {
-            continue;
-        }
-        if (S_ISDIR(st.st_mode)) {
-            keep_tree(path);
-        } else {
-            keep_content(path);
-        }
-    }
-    (void)closedir(d);
-}
-
-/* ---- the table ---- */
-
-static int
-power_open(void *ctx, const char *path, int flags, mode_t mode)
-{
-    (void)ctx;
-    int fd = UNLESS_DEAD(REAL->open(NULL, path, flags, mode));
-    struct stat st;
-    if (fd >= 0 && (flags & O_CREAT) && is_ours(path) && fstat(fd, &st) == 0) {
-        char to[400]; /* another link, so that no other file gets this number */
-        put(to, sizeof(to), "%s/link-%lu", power.kept, (unsigned long)st.st_ino);
-        (void)link(path, to);
-    }
-    return fd;
-}
-
-static ssize_t
-power_pwrite(void *ctx, int fd, const void *from, size_t n, off_t offset)
-{
-    (void)ctx;
-    return UNLESS_DEAD(REAL->pwrite(NULL, fd, from, n, offset));
-}
-
-static int
-power_sync(void *ctx, int fd)
-{
-    (void)ctx;
-    char self[64];
-    if (dead()) {
-        return -EIO;
-    }
-    put(self, sizeof(self), "/proc/self/fd/%d", fd);
-    pthread_mutex_lock(&power.lock);
-    keep_content(self);
-    pthread_mutex_unlock(&power.lock);
-    return 0;
-}
-
-static int
-power_sync_dir(void *ctx, const char *path)
-{
-    (void)ctx;
-    if (dead()) {
-        return -EIO;
-    }
-    pthread_mutex_lock(&power.lock);
-    keep_names(path);
-    pthread_mutex_unlock(&power.lock);
-    return 0;
-}
-
-static int
-power_sync_fs(void *ctx, int fd)
-{
-    (void)ctx, (void)fd;
-    if (dead()) {
-        return -EIO;
-    }
-    pthread_mutex_lock(&power.lock);
-    keep_tree(power.root);
-    pthread_mutex_unlock(&power.lock);
-    return 0;
-}
-
-static int
-power_rename(void *ctx, const char *from, const char *to)
-{
-    (void)ctx;
-    return UNLESS_DEAD(REAL->rename(NULL, from, to));
-}
-
-static int
-power_unlink(void *ctx, const char *path)
-{
-    (void)ctx;
-    return UNLESS_DEAD(REAL->unlink(NULL, path));
-}
-
-static int
-power_mkdir(void *ctx, const char *path, mode_t mode)
-{
-    (void)ctx;
-    return UNLESS_DEAD(REAL->mkdir(NULL, path, mode));
-}
-
-static void
-start_power(int number, long dies_at)
-{
-    memset(&power, 0, sizeof(power));
-    power.table = *REAL;
-    power.table.open = power_open;
-    power.table.pwrite = power_pwrite;
-    power.table.fdatasync = power.table.fsync = power_sync;
-    power.table.fsync_dir = power_sync_dir;
-    power.table.sync_fs = power_sync_fs;
-    power.table.rename = power_rename;
-    power.table.unlink = power_unlink;
-    power.table.mkdir = power_mkdir;
-    ASSERT_EQ(pthread_mutex_init(&power.lock, NULL), 0);
-    put(power.root, sizeof(power.root), "%s/before-%d", dir, number);
-    put(power.kept, sizeof(power.kept), "%s/kept-%d", dir, number);
-    ASSERT_EQ(mkdir(power.root, 0700), 0);
-    ASSERT_EQ(mkdir(power.kept, 0700), 0);
-    power.dies_at = dies_at;
-}
-
-static bool
-is_durable_folder(const char *path)
-{
-    if (strcmp(path, power.root) == 0) {
-        return true;
-    }
-    for (int i = 0; i < power.count; i++) {
-        if (power.names[i].folder && strcmp(power.names[i].path, path) == 0) {
-            char above[400];
-            put(above, sizeof(above), "%s", path);
-            *strrchr(above, '/') = '\0';
-            return is_durable_folder(above);
-        }
-    }
-    return false;
-}
-
-static int
-by_length(const void *a, const void *b)
-{
-    return (int)strlen(((const struct durable_name *)a)->path) -
-           (int)strlen(((const struct durable_name *)b)->path);
-}
-
-/* What a loss of power leaves, in a folder of another name (so that no ring is found).
- */
-static void
-lose_power(const char *after)
-{
-    ASSERT_EQ(mkdir(after, 0700), 0);
-    qsort(power.names, (size_t)power.count, sizeof(power.names[0]), by_length);
-    for (int i = 0; i < power.count; i++) {
-        const struct durable_name *name = &power.names[i];
-        char above[400], to[900], from[400];
-        put(above, sizeof(above), "%s", name->path);
-        *strrchr(above, '/') = '\0';
-        if (!is_durable_folder(above)) {
-            continue;
-        }
-        put(to, sizeof(to), "%s%s", after, name->path + strlen(power.root));
-        if (name->folder) {
-            ASSERT_EQ(mkdir(to, 0700), 0);
-            continue;
-        }
-        put(from, sizeof(from), "%s/content-%lu", power.kept, (unsigned long)name->ino);
-        int fd = open(from, O_RDONLY);
-        if (fd >= 0) {
-            copy_fd(fd, to);
-            ASSERT_EQ(close(fd), 0);
-        } else {
-            scratch_write(to, "", 0);
-        }
-        ASSERT_EQ(chmod(to, 0600), 0);
-    }
-}
-
-/* ---- the ledger ---- */
-
-static int
-try_open(const char *root, const struct ag_io *io, struct ag_ledger **ledger,
-         struct ag_error *err)
-{
-    char path[512], private_dir[512];
-    struct ag_ledger_options options;
-    ag_ledger_options_init(&options);
-    options.io = io;
-    options.path = scratch_path(path, root, "ledger/w0");
-    options.private_dir = scratch_path(private_dir, root, "private/w0");
-    options.ring_bytes = AG_LEDGER_RING_MIN;
-    options.segment_bytes = 64u << 10;
-    options.publish_gap_us = 1000;
-    options.close_max_us = 2000000;
-    return ag_ledger_open(&options, ledger, err);
-}
-
-static size_t
-make_entry(uint64_t i, char out[200])
-{
-    return (size_t)snprintf(
-        out, 200,
-        "{\"kind\":\"%s\",\"id\":\"00000000-0000-7000-8000-%012" PRIx64
-        "\",\"pad\":\"%.*s\"}",
-        i % 9 == 0 ? "intent" : "call", i, (int)(i % 60),
-        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
-}
-
+/* What the world knew of the ledger. */
 struct told {
-    uint64_t durable, signed_size;
+    uint64_t durable;
+    uint64_t signed_size; /* of the checkpoint that anybody could read */
     uint8_t root[AG_HASH_SIZE];
-    uint64_t submitted;
 };
 
-/* A run of a ledger, up to the loss of power or its end. */
-static void
-run(uint64_t count, struct told *told)
+/* A disk that a loss of power has left. */
+struct state {
+    struct memfs disk;
+    struct told told;
+};
+
+static struct memfs live;
+static struct memfs_trace trace;
+static struct ag_signer *signer; /* owned */
+static uint64_t rng, states;
+static struct state base;   /* where the runs begin */
+static struct state chosen; /* at random among those after it */
+static uint64_t choices;
+
+static struct ag_ledger *
+open_on(struct memfs *disk, const char *what)
 {
     struct ag_ledger *ledger = NULL;
     struct ag_error err;
-    if (try_open(power.root, &power.table, &ledger, &err) != AG_OK) {
-        return;
+    struct ag_ledger_options options = ledger_options(dir, &disk->table);
+    options.segment_bytes = 16u << 10;
+    int status = ag_ledger_open(&options, &ledger, &err);
+    if (status != AG_OK) {
+        CHECK_FAIL("%s: %s %s %s", what, ag_status_name(status), err.what, err.file);
     }
-    for (int round = 0; round < 2; round++) {
-        uint64_t end = told->submitted + count / 2, index = 0;
-        for (; told->submitted < end; told->submitted++) {
-            char entry[200];
-            size_t n = make_entry(told->submitted, entry);
-            int status = AG_EFULL;
-            while (status == AG_EFULL) {
-                status = ag_ledger_submit(ledger, (const uint8_t *)entry, n, NULL, NULL,
-                                          &index, &err);
-            }
-            if (status != AG_OK) {
-                break;
-            }
-            ASSERT_EQ_U(index, told->submitted);
-        }
-        if (told->submitted > 0) {
-            (void)ag_ledger_wait(ledger, told->submitted - 1, AG_PUBLISHED, SECOND / 5,
-                                 &err);
-        }
-        told->durable = ag_ledger_stage_size(ledger, AG_DURABLE);
-        pthread_mutex_lock(&ledger->tree_lock);
-        told->signed_size = ledger->checkpoint_size;
-        memcpy(told->root, ledger->checkpoint_root, AG_HASH_SIZE);
-        pthread_mutex_unlock(&ledger->tree_lock);
+    return ledger;
+}
+
+/* Records runs that begin with the base, of `first` and then of 30 new entries, each
+ * with a checkpoint on the way. */
+static void
+record_runs(int runs, uint64_t first)
+{
+    uint64_t count = first;
+    struct ag_error err;
+    char path[512], origin[AG_ORIGIN_MAX + 1] = "";
+    memfs_copy(&live, &base.disk);
+    live.trace = &trace;
+    memfs_watch(&live, NULL, base.told.durable);
+    for (int run = 0; run < runs; run++) {
+        memfs_drop_outside();
+        struct ag_ledger *ledger = open_on(&live, "a run");
+        uint64_t size = ag_ledger_size(ledger), half = size + (count + 1) / 2;
+        memfs_watch(&live, &ledger->stage_size[AG_DURABLE], size);
+        fill(ledger, size, half);
+        wait_published(ledger, half);
+        fill(ledger, half, size + count);
+        (void)snprintf(origin, sizeof(origin), "%s", ag_ledger_origin(ledger));
+        close_ledger(ledger);
+        memfs_watch(&live, NULL, size + count);
+        count = 30;
     }
-    (void)ag_ledger_close(ledger, &err);
+    /* The key, for reading what was signed. */
+    ASSERT_EQ(ag_signer_open(&live.table, scratch_path(path, dir, "private/w0/log.key"),
+                             origin, 0, &signer, &err),
+              AG_OK);
+}
+
+/* An operation may have made another checkpoint public. */
+static void
+follow_checkpoint(const struct memfs_op *op, struct told *told)
+{
+    char path[512];
+    if (op->kind == MEMFS_MOVE &&
+        strcmp(op->to, scratch_path(path, dir, "ledger/w0/checkpoint")) == 0) {
+        const struct memfs_inode *text = &live.inodes[op->inode];
+        struct ag_error err;
+        ASSERT_EQ(ag_checkpoint_open(signer, (const char *)text->data, text->size,
+                                     &told->signed_size, told->root, &err),
+                  AG_OK);
+    }
 }
 
 static void
-check_after(int number, const struct told *told)
+check_ids_and_intents(struct ag_ledger *ledger, uint64_t size)
 {
-    char after[300];
-    struct ag_ledger *ledger = NULL;
     struct ag_error err;
-    put(after, sizeof(after), "%s/after-%d", dir, number);
-    lose_power(after);
-    int status = try_open(after, NULL, &ledger, &err);
-    if (status != AG_OK) {
-        CHECK_FAIL("call %d: %s %s %s", number, ag_status_name(status), err.what,
-                   err.file);
-    }
-    uint64_t size = ag_ledger_size(ledger);
-    ASSERT_LE_U(told->durable, size);
-    ASSERT_LE_U(told->signed_size, size);
-    for (uint64_t i = 0; i < size; i++) {
-        char expected[200];
-        uint8_t *entry = NULL;
-        size_t n = 0, expected_n = make_entry(i, expected);
-        ASSERT_EQ(ag_ledger_entry(ledger, i, &entry, &n, &err), AG_OK);
-        ASSERT_EQ_U(n, expected_n);
-        ASSERT_EQ_MEM(entry, expected, n);
-        ag_free(entry);
-    }
-    if (told->signed_size > 0) {
-        uint8_t root[AG_HASH_SIZE];
-        ASSERT_EQ(ag_ledger_root(ledger, told->signed_size, root, &err), AG_OK);
-        ASSERT_EQ_MEM(root, told->root, AG_HASH_SIZE);
-    }
     uint64_t *index = NULL;
     size_t count = 0;
     ASSERT_EQ(ag_ledger_open_intents(ledger, &index, &count, &err), AG_OK);
     ASSERT_EQ_U(count, (size + 8) / 9);
     ag_free(index);
     for (uint64_t i = 0; i < size; i += 50) {
-        uint8_t id[AG_UUID_SIZE] = {0, 0, 0, 0, 0, 0, 0x70, 0, 0x80};
+        uint8_t id[AG_UUID_SIZE];
         struct ag_found found = {0};
-        id[14] = (uint8_t)(i >> 8);
-        id[15] = (uint8_t)i;
+        id_of(i, id);
         ASSERT_EQ(ag_ledger_find(ledger, id, &found, &err), AG_OK);
         ASSERT_EQ_U(found.count, 1);
         ASSERT_EQ_U(found.index[0], i);
         ag_free(found.index);
     }
-    ASSERT_EQ(ag_ledger_close(ledger, &err), AG_OK);
 }
 
-/* Two runs, the second of which moves the mark when it ends, cut at one call after the
- * other. */
+/* Opens one state of the disk, which is used up. */
+static void
+check_state(struct memfs *disk, size_t at, const char *what, const struct told *told)
+{
+    struct ag_error err;
+    char where[80];
+    states++;
+    (void)snprintf(where, sizeof(where), "call %zu, %s", at, what);
+    memfs_prune(disk);
+    memfs_drop_outside();
+    if (check_random(&rng) % ++choices == 0) {
+        memfs_free(&chosen.disk);
+        memfs_copy(&chosen.disk, disk);
+        chosen.told = *told;
+    }
+    struct ag_ledger *ledger = open_on(disk, where);
+    uint64_t size = ag_ledger_size(ledger);
+    if (size < told->durable || size < told->signed_size) {
+        CHECK_FAIL("%s: %" PRIu64 " entries, but %" PRIu64 " were durable, %" PRIu64
+                   " signed",
+                   where, size, told->durable, told->signed_size);
+    }
+    check_each(ledger, size, 1 + at % 7);
+    if (told->signed_size > 0) {
+        uint8_t root[AG_HASH_SIZE];
+        ASSERT_EQ(ag_ledger_root(ledger, told->signed_size, root, &err), AG_OK);
+        ASSERT_EQ_MEM(root, told->root, AG_HASH_SIZE);
+    }
+    check_ids_and_intents(ledger, size);
+    close_ledger(ledger);
+    memfs_free(disk);
+}
+
+/* What becomes of the pending names and sectors: each is there with so many eighths of
+ * probability. The first three are certain. */
+struct fate {
+    const char *what;
+    uint64_t names, sectors;
+};
+
+static const struct fate fates[] = {{"only what was synced", 0, 0},
+                                    {"all that was written", 8, 8},
+                                    {"names without content", 8, 0}};
+#define FATES (sizeof(fates) / sizeof(fates[0]))
+
+static void
+add_pending(struct memfs *disk, const struct memfs_walk *walk, const struct fate *fate)
+{
+    for (size_t i = 0; i < walk->name_count; i++) {
+        if (check_random(&rng) % 8 < fate->names) {
+            memfs_apply(disk, &trace.ops[walk->names[i]]);
+        }
+    }
+    for (size_t i = 0; i < walk->write_count; i++) {
+        const struct memfs_op *op = &trace.ops[walk->writes[i]];
+        for (size_t from = 0; from < op->n; from += MEMFS_SECTOR) {
+            size_t left = op->n - from, n = left < MEMFS_SECTOR ? left : MEMFS_SECTOR;
+            if (check_random(&rng) % 8 < fate->sectors) {
+                memfs_put(disk, op->inode, op->offset + from, op->data + from, n);
+            }
+        }
+    }
+}
+
+/* Every crash along the recorded runs, with so many random fates each. */
+static void
+crash_everywhere(size_t more)
+{
+    static struct memfs_walk walk;
+    static struct memfs disk;
+    struct told told = base.told;
+    choices = 0;
+    memfs_walk_start(&walk, &base.disk);
+    for (size_t at = 0; at < trace.count; at++) {
+        memfs_walk_step(&walk, &trace, at);
+        follow_checkpoint(&trace.ops[at], &told);
+        told.durable = at + 1 < trace.count ? trace.ops[at + 1].acked : told.durable;
+        for (size_t i = 0; i < FATES + more; i++) {
+            const struct fate chance = {"a part of what was written",
+                                        1 + check_random(&rng) % 8,
+                                        1 + check_random(&rng) % 7};
+            const struct fate *fate = i < FATES ? &fates[i] : &chance;
+            memfs_share(&disk, &walk.durable);
+            add_pending(&disk, &walk, fate);
+            check_state(&disk, at, fate->what, &told);
+        }
+    }
+    memfs_walk_end(&walk);
+}
+
+static void
+forget_runs(void)
+{
+    memfs_free(&live);
+    memfs_trace_free(&trace);
+    ag_signer_free(signer);
+    signer = NULL;
+}
+
+static void
+start_with_nothing(void)
+{
+    memfs_free(&base.disk);
+    memset(&base.told, 0, sizeof(base.told));
+    memfs_init_at(&base.disk, dir);
+}
+
 static void
 at_every_call(void)
 {
-    long calls = LONG_MAX;
-    for (long at = 1; at <= calls; at += 13) {
-        struct told told = {0};
-        char command[1200];
-        start_power((int)at, at);
-        run(300, &told);
-        run(300, &told);
-        run(20, &told);
-        check_after((int)at, &told);
-        if (power.calls < at) {
-            calls = 0;
-            ASSERT_EQ_U(told.durable, 620);
+    start_with_nothing();
+    record_runs(3, 260);
+    crash_everywhere(1);
+    fprintf(stderr, "    %zu calls, %" PRIu64 " states\n", trace.count, states);
+    ASSERT_LT_U(100, trace.count);
+    forget_runs();
+}
+
+static void
+after_one_another(void)
+{
+    const char *seconds = getenv("AEGIS_CRASH_SECONDS");
+    uint64_t until =
+        ag_clock_ns() + (seconds != NULL ? strtoull(seconds, NULL, 0) : 0) * SECOND;
+    for (uint64_t number = 0; ag_clock_ns() < until; number++) {
+        if (number % GENERATIONS == 0) {
+            start_with_nothing();
         }
-        put(command, sizeof(command),
-            "rm -rf %s/before-%ld %s/kept-%ld "
-            "%s/after-%ld",
-            dir, at, dir, at, dir, at);
-        ASSERT_EQ(system(command), 0);
+        record_runs(1 + (int)(check_random(&rng) % 3), 1 + check_random(&rng) % 300);
+        crash_everywhere(3);
+        forget_runs();
+        memfs_free(&base.disk);
+        memfs_copy(&base.disk, &chosen.disk);
+        base.told = chosen.told;
     }
-    fprintf(stderr, "    %ld calls\n", (long)power.calls);
+    fprintf(stderr, "    %" PRIu64 " states\n", states);
 }
 
 int
 main(void)
 {
+    ASSERT_EQ(ag_sha256_start(), AG_OK);
     scratch_make(dir);
+    make_shadow(dir);
+    rng = check_seed((uint64_t)getpid() ^ ag_clock_ns());
     RUN(at_every_call);
+    RUN(after_one_another);
+    memfs_free(&base.disk);
+    memfs_free(&chosen.disk);
     scratch_remove(dir);
     return 0;
 }

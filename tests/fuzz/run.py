@@ -28,10 +28,13 @@ def corpus(target: str) -> list[Path]:
 
 
 def folders(target: str) -> tuple[str, ...]:
-    """The core that a target needs: parsers stand on few files."""
-    if target.startswith("fuzz_text_"):
-        return ("base", "text")
-    return ("base", "hash", "http") if target.startswith("fuzz_http_") else native.FOLDERS
+    """The core that a target needs: parsers and limiters stand on few files."""
+    few = {
+        "text": ("base", "text"),
+        "http": ("base", "hash", "http"),
+        "limit": ("base", "hash", "limit"),
+    }
+    return few.get(target.split("_")[1], native.FOLDERS)
 
 
 def regression(target: str) -> Path:
@@ -65,7 +68,7 @@ def main() -> int:
         done = subprocess.run(command, capture_output=True, text=True)
         tail = [line for line in done.stderr.splitlines() if "stat::" in line or "ERROR" in line]
         print(f"{target}: {'ok' if done.returncode == 0 else 'FAILED'}")
-        tail[3:] = [line for line in done.stderr.splitlines() if " DONE " in line]  # coverage
+        tail[3:] = [line for line in done.stderr.splitlines() if "DONE" in line]  # coverage
         print("\n".join(f"  {line}" for line in tail))
         if done.returncode != 0:
             print(done.stderr[-3000:])

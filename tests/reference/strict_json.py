@@ -66,7 +66,7 @@ def number(text: str) -> Decimal:
             return Decimal(0)
         raise Refused("invalid_json")
     value = Decimal(text)
-    if abs(value) >= _TOO_LARGE:
+    if value.copy_abs() >= _TOO_LARGE:
         raise Refused("invalid_json")
     return value
 

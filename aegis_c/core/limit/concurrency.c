@@ -41,8 +41,11 @@ home_of(const struct ag_concurrency *c, uint64_t tag, uint64_t home[2])
 static uint64_t
 sum_of(const struct ag_concurrency *c, uint64_t slot)
 {
-    uint32_t rows = (uint32_t)atomic_load(counter_of(c, COUNT_ROWS));
+    uint64_t rows = atomic_load(counter_of(c, COUNT_ROWS));
     uint64_t sum = 0;
+    if (rows > c->workers) { /* a damaged file */
+        rows = c->workers;
+    }
     for (uint32_t row = 0; row < rows; row++) {
         AG_STEP();
         sum += atomic_load(cell_of(c, slot, row));
@@ -313,6 +316,6 @@ ag_concurrency_stats(struct ag_concurrency *c, struct ag_concurrency_stats *stat
         stats->in_flight += sum;
     }
     for (uint32_t row = 0; row < c->workers; row++) {
-        stats->rows += atomic_load(&c->rows[row].in_use);
+        stats->rows += atomic_load(&c->rows[row].in_use) != 0;
     }
 }

@@ -46,3 +46,26 @@ ag_bundle_next(const uint8_t *bytes, size_t n, size_t *offset, const uint8_t **e
     *offset += 2 + length;
     return AG_OK;
 }
+
+int
+ag_bundle_check(const uint8_t *bytes, size_t n, size_t first, size_t count,
+                const uint8_t *hashes, size_t *bad)
+{
+    size_t offset = 0;
+    for (size_t i = 0; i < first + count; i++) {
+        const uint8_t *entry = NULL;
+        uint8_t leaf[AG_HASH_SIZE];
+        size_t entry_n = 0;
+        *bad = i > first ? i : first;
+        if (ag_bundle_next(bytes, n, &offset, &entry, &entry_n, NULL) != AG_OK) {
+            return AG_ECORRUPT;
+        }
+        if (i >= first) {
+            ag_leaf_hash(entry, entry_n, leaf);
+            if (memcmp(leaf, hashes + (i - first) * AG_HASH_SIZE, AG_HASH_SIZE) != 0) {
+                return AG_ECORRUPT;
+            }
+        }
+    }
+    return AG_OK;
+}

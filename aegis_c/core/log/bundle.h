@@ -24,4 +24,10 @@ void ag_bundle_drop_last(struct ag_bundle *bundle);
 int ag_bundle_next(const uint8_t *bytes, size_t n, size_t *offset,
                    const uint8_t **entry, size_t *entry_n, struct ag_error *err);
 
+/* Whether entries first .. first + count - 1 of a bundle's bytes have these leaf
+ * hashes, `count` of them. AG_ECORRUPT; *bad is then the number of the first that has
+ * not. */
+int ag_bundle_check(const uint8_t *bytes, size_t n, size_t first, size_t count,
+                    const uint8_t *hashes, size_t *bad);
+
 #endif

@@ -78,6 +78,12 @@ ag_ids_from_entries(const struct ag_ids_source *source, uint64_t first, uint64_t
         size_t bytes_n = 0, offset = 0;
         status = source->bundle(source->ctx, n, &bytes, &bytes_n, err);
         uint64_t last = (n + 1) * AG_TILE_WIDTH < end ? (n + 1) * AG_TILE_WIDTH : end;
+        uint64_t from = n * AG_TILE_WIDTH > first ? n * AG_TILE_WIDTH : first;
+        if (status == AG_OK) {
+            status = source->check(source->ctx, n, bytes, bytes_n,
+                                   (size_t)(from % AG_TILE_WIDTH),
+                                   (size_t)(last - from), err);
+        }
         for (uint64_t i = n * AG_TILE_WIDTH; status == AG_OK && i < last; i++) {
             const uint8_t *entry = NULL;
             size_t entry_n = 0;

@@ -44,10 +44,13 @@
 #define AG_IDS_TAG 8u
 
 /* Entry bundle `n` (up to 256 entries, as on disk) of the log whose ids these are, for
- * what the column does not answer; *bytes is owned by the caller (ag_free). */
+ * what the column does not answer; *bytes is owned by the caller (ag_free). And whether
+ * `count` entries of its bytes, from `first` on, are those of the tree: AG_ECORRUPT. */
 struct ag_ids_source {
     int (*bundle)(void *ctx, uint64_t n, uint8_t **bytes, size_t *bytes_n,
                   struct ag_error *err);
+    int (*check)(void *ctx, uint64_t n, const uint8_t *bytes, size_t bytes_n,
+                 size_t first, size_t count, struct ag_error *err);
     void *ctx;
 };
 

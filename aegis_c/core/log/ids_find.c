@@ -291,6 +291,26 @@ published_bundle(void *ctx, uint64_t n, uint8_t **bytes, size_t *bytes_n,
     return ag_store_read_bundle(&p->store, n, width, bytes, bytes_n, err);
 }
 
+static int
+check_published(void *ctx, uint64_t n, const uint8_t *bytes, size_t bytes_n,
+                size_t first, size_t count, struct ag_error *err)
+{
+    const struct published *p = ctx;
+    bool whole = n < p->size / AG_TILE_WIDTH;
+    unsigned width = whole ? AG_TILE_WIDTH : (unsigned)(p->size % AG_TILE_WIDTH);
+    uint8_t hashes[AG_TILE_BYTES];
+    size_t bad = 0;
+    int status =
+        ag_store_read_hashes(&p->store, 0, n, width, first, count, hashes, err);
+    if (status == AG_OK &&
+        ag_bundle_check(bytes, bytes_n, first, count, hashes, &bad) != AG_OK) {
+        status = ag_store_refuse(&p->store, AG_TILE_ENTRIES, n, width,
+                                 "entry differs from its hash", err);
+        ag_error_index(err, n * AG_TILE_WIDTH + bad);
+    }
+    return status;
+}
+
 /* The one line of log.vkey. */
 static int
 read_vkey(const struct ag_io *io, const struct published *p, struct ag_ids_place *place,
@@ -346,7 +366,7 @@ ag_ids_find_published(const struct ag_io *io, const char *path, const char *priv
 {
     struct ag_ids_place place;
     struct published p = {.store = {.io = io, .root_fd = -1}};
-    struct ag_ids_source source = {published_bundle, &p};
+    struct ag_ids_source source = {published_bundle, check_published, &p};
     int n = snprintf(p.store.root, sizeof(p.store.root), "%s", path);
     if (n <= 0 || (size_t)n >= sizeof(p.store.root)) {
         return ag_fail_sys(err, ENAMETOOLONG, path, "open");

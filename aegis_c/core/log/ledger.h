@@ -39,6 +39,7 @@ struct ag_ledger_options {
     const char *private_dir; /* log, lock, key, secret, copy of the checkpoint */
     const char *origin;   /* NULL: made at first start; else must equal the log's own */
     const char *key_path; /* NULL: private_dir/log.key, made at first start */
+    const char *key_pem;  /* NULL, or the key itself: then no file is looked at */
     size_t ring_bytes;
     uint32_t segment_bytes;  /* of the write-ahead log; an existing log keeps its own */
     uint32_t max_delay_us;   /* gather this long when nobody waits */

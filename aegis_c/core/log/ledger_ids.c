@@ -136,10 +136,17 @@ copy_bundle(void *ctx, uint64_t n, uint8_t **bytes, size_t *bytes_n,
     return copy != NULL ? AG_OK : ag_fail(err, AG_ENOMEM, "no memory for a bundle");
 }
 
+static int
+check_bundle(void *ctx, uint64_t n, const uint8_t *bytes, size_t bytes_n, size_t first,
+             size_t count, struct ag_error *err)
+{
+    return ag_ledger_check_bundle(ctx, n, bytes, bytes_n, first, count, err);
+}
+
 static struct ag_ids_source
 source_of(struct ag_ledger *ledger)
 {
-    return (struct ag_ids_source){copy_bundle, ledger};
+    return (struct ag_ids_source){copy_bundle, check_bundle, ledger};
 }
 
 int

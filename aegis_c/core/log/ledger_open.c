@@ -95,6 +95,8 @@ read_identity(struct ag_ledger *ledger, const char *path, char vkey[AG_VKEY_MAX]
     } else if (!find_line(s, "origin", ledger->origin, sizeof(ledger->origin)) ||
                !find_line(s, "vkey", vkey, AG_VKEY_MAX)) {
         status = refuse_private_file(path, "identity file lacks a line", err);
+    } else if (ag_origin_check(ledger->origin, NULL) != AG_OK) {
+        status = refuse_private_file(path, "identity file names no origin", err);
     } else if (!find_line(s, "secret", secret, SECRET_NAME + 1)) {
         secret[0] = '\0'; /* of an earlier version */
     }
@@ -142,15 +144,16 @@ exists(const struct ag_io *io, const char *path)
 
 /* A folder that holds a log, or the log itself, without the identity file. */
 static int
-refuse_without_identity(struct ag_ledger *ledger, struct ag_error *err)
+refuse_without_identity(struct ag_ledger *ledger, const char *published,
+                        struct ag_error *err)
 {
     const struct {
         const char *folder, *name;
     } signs[] = {
         {ledger->private_dir, "wal/LOG"},
-        {ledger->store.root, "checkpoint"},
-        {ledger->store.root, "tile"},
-        {ledger->store.root, VKEY_FILE},
+        {published, "checkpoint"},
+        {published, "tile"},
+        {published, VKEY_FILE},
     };
     char path[PATH_MAX];
     for (size_t i = 0; i < sizeof(signs) / sizeof(signs[0]); i++) {
@@ -174,6 +177,19 @@ last_component(const char *path)
     return slash != NULL && slash[1] != '\0' ? slash + 1 : "w0";
 }
 
+/* The key that was given, or the one in its file, which a first start makes. */
+static int
+open_key(struct ag_ledger *ledger, const struct ag_ledger_options *options,
+         const char *key_path, int create, struct ag_error *err)
+{
+    if (options->key_pem != NULL) {
+        return ag_signer_from_pem(options->key_pem, strlen(options->key_pem),
+                                  ledger->origin, &ledger->signer, err);
+    }
+    return ag_signer_open(ledger->io, key_path, ledger->origin, create, &ledger->signer,
+                          err);
+}
+
 /* Makes key, secret and, last, the identity file, so that a start that was cut short is
  * simply made again. The log itself comes after it. */
 static int
@@ -183,7 +199,7 @@ first_start(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     char path[PATH_MAX];
     uint8_t secret[AG_HASH_SIZE];
     uint64_t number = 0;
-    int status = refuse_without_identity(ledger, err);
+    int status = refuse_without_identity(ledger, options->path, err);
     if (status != AG_OK) {
         return status;
     }
@@ -199,8 +215,7 @@ first_start(struct ag_ledger *ledger, const struct ag_ledger_options *options,
                        "aegis.local/%016" PRIx64 "/%.100s", number,
                        last_component(options->path));
     }
-    status =
-        ag_signer_open(ledger->io, key_path, ledger->origin, 1, &ledger->signer, err);
+    status = open_key(ledger, options, key_path, 1, err);
     if (status == AG_OK) {
         status = ag_ledger_private_path(ledger, "subject.secret", path, err);
     }
@@ -291,6 +306,9 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     if (options->key_path != NULL) {
         (void)snprintf(key_path, sizeof(key_path), "%s", options->key_path);
     }
+    if (options->key_pem != NULL) {
+        key_path[0] = '\0'; /* errors name no file */
+    }
     if (status == AG_OK) {
         status = ag_ledger_private_path(ledger, "identity", identity_path, err);
     }
@@ -304,8 +322,7 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
             status = read_identity(ledger, identity_path, vkey, secret, err);
         }
     } else if (status == AG_OK) {
-        status = ag_signer_open(ledger->io, key_path, ledger->origin, 0,
-                                &ledger->signer, err);
+        status = open_key(ledger, options, key_path, 0, err);
         if (status == AG_ENOTFOUND) {
             ag_error_advice(err, "Restore the key of this log; it is never made anew.");
         }
@@ -324,6 +341,45 @@ load(struct ag_ledger *ledger, const struct ag_ledger_options *options,
         status = load_secret(ledger, secret, err);
     }
     return status == AG_OK ? ag_ledger_recover(ledger, options, err) : status;
+}
+
+/* A folder that is half of a log, as somebody copied it: told before anything is made
+ * in it. */
+static int
+look_before(struct ag_ledger *ledger, const struct ag_ledger_options *options,
+            struct ag_error *err)
+{
+    char path[PATH_MAX];
+    int status = ag_ledger_private_path(ledger, "identity", path, err);
+    return status == AG_OK && !exists(ledger->io, path)
+               ? refuse_without_identity(ledger, options->path, err)
+               : status;
+}
+
+/* What to do about a system that refuses, where nobody has said it yet. */
+static void
+advise(struct ag_error *err)
+{
+    if (err == NULL || err->advice[0] != '\0') {
+        return;
+    }
+    switch (err->sys_errno) {
+    case ENOSPC:
+    case EDQUOT:
+        ag_error_advice(err,
+                        "Free some space on this disk and start again: nothing was "
+                        "lost.");
+        break;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case ENOTDIR:
+    case EEXIST:
+        ag_error_advice(err, "The ledger needs a directory that this user may write.");
+        break;
+    default:
+        break;
+    }
 }
 
 static int
@@ -415,7 +471,10 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
     if (status != AG_OK) {
         return status;
     }
-    status = ag_io_make_durable_dirs(made->io, options->private_dir, 0700, err);
+    status = look_before(made, options, err);
+    if (status == AG_OK) {
+        status = ag_io_make_durable_dirs(made->io, options->private_dir, 0700, err);
+    }
     if (status == AG_OK) {
         status = take_lock(made, err);
     }
@@ -433,6 +492,7 @@ ag_ledger_open(const struct ag_ledger_options *options, struct ag_ledger **ledge
             (void)ag_wal_close(made->wal, UINT64_MAX, NULL);
         }
         ag_ledger_free(made);
+        advise(err);
         return status;
     }
     *ledger = made;

@@ -1,5 +1,7 @@
 /* Recovery of a ledger: the tree at the low-water mark, the rest out of the log, all of
  * it held against both copies of the last signed checkpoint. */
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -85,7 +87,7 @@ compare_with(struct ag_ledger *ledger, const struct signed_state *state,
     if (state->n == 0 || ledger->frontier.size != state->size) {
         return AG_OK;
     }
-    int status = ag_ledger_frontier_root(ledger, root, err);
+    int status = ag_ledger_frontier_root(ledger, root);
 #ifndef AG_MUTANT_TRUST_ROOT
     if (status == AG_OK && memcmp(root, state->root, AG_HASH_SIZE) != 0) {
         status = ag_fail(err, AG_EROLLBACK, "log differs from what was signed");
@@ -132,7 +134,7 @@ load_marked(const struct recovery *r, struct ag_error *err)
     }
     status = ag_ledger_load_tree(ledger, size, err);
     if (status == AG_OK) {
-        status = ag_ledger_frontier_root(ledger, root, err);
+        status = ag_ledger_frontier_root(ledger, root);
     }
     if (status == AG_OK && memcmp(root, marked, AG_HASH_SIZE) != 0) {
         status = ag_fail(err, AG_ECORRUPT, "tiles differ from the root at the mark");
@@ -190,6 +192,28 @@ open_wal(struct ag_ledger *ledger, const struct ag_ledger_options *options,
     return status == AG_OK ? ag_wal_open(path, &wal, &ledger->wal, err) : status;
 }
 
+/* A log that is not there at all is not made anew where something was signed: what
+ * comes back from a copy must find its place empty. */
+static int
+refuse_lost_log(const struct recovery *r, struct ag_error *err)
+{
+    const struct ag_io *io = r->ledger->io;
+    char path[PATH_MAX];
+    int status = ag_ledger_private_path(r->ledger, "wal/LOG", path, err);
+    if (status != AG_OK) {
+        return status;
+    }
+    int fd = io->open(io->ctx, path, O_RDONLY, 0);
+    if (fd >= 0) {
+        (void)io->close(io->ctx, fd);
+    }
+    if (fd != -ENOENT) {
+        return AG_OK;
+    }
+    status = refuse_rollback(&r->private_copy, 0, err);
+    return status == AG_OK ? refuse_rollback(&r->public_copy, 0, err) : status;
+}
+
 /* Sets every counter to what was recovered. */
 static int
 adopt(const struct recovery *r, uint64_t size, struct ag_error *err)
@@ -233,16 +257,19 @@ ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *opti
     if (status == AG_OK) {
         status = read_public(&r, err);
     }
+    if (status == AG_OK && options->accept_rollback) {
+        r.accept_rollback = true;
+        r.private_copy.n = r.public_copy.n = 0;
+        r.private_copy.size = r.public_copy.size = 0;
+    }
+    if (status == AG_OK) {
+        status = refuse_lost_log(&r, err);
+    }
     if (status == AG_OK) {
         status = open_wal(ledger, options, err);
     }
     if (status != AG_OK) {
         return status;
-    }
-    if (options->accept_rollback) {
-        r.accept_rollback = true;
-        r.private_copy.n = r.public_copy.n = 0;
-        r.private_copy.size = r.public_copy.size = 0;
     }
     uint64_t size = ag_wal_durable(ledger->wal);
     status = refuse_rollback(&r.private_copy, size, err);

@@ -112,8 +112,6 @@ int ag_ledger_advance_mark(struct ag_ledger *ledger, struct ag_error *err);
 int ag_ledger_load_tree(struct ag_ledger *ledger, uint64_t size, struct ag_error *err);
 int ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
                         bool compare, struct ag_error *err);
-int ag_ledger_frontier_root(struct ag_ledger *ledger, uint8_t root[AG_HASH_SIZE],
-                            struct ag_error *err);
 int ag_ledger_write_partials(struct ag_ledger *ledger, bool compare,
                              struct ag_error *err);
 int ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err);
@@ -121,6 +119,13 @@ int ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err);
  * entries, but those that the low-water mark stands on: their full tiles are not synced
  * yet, and are not written again from the log. */
 void ag_ledger_drop_partials(struct ag_ledger *ledger, uint64_t from, uint64_t to);
+
+/* ledger_read.c: the root of all that is integrated, out of memory; owner thread. And
+ * whether `count` entries of a bundle are those of the tree; AG_ECORRUPT. */
+int ag_ledger_frontier_root(struct ag_ledger *ledger, uint8_t root[AG_HASH_SIZE]);
+int ag_ledger_check_bundle(struct ag_ledger *ledger, uint64_t n, const uint8_t *bytes,
+                           size_t bytes_n, size_t first, size_t count,
+                           struct ag_error *err);
 
 /* ledger_thread.c: thread P, and what thread W tells it. */
 void *ag_ledger_thread(void *ledger);

@@ -1,11 +1,9 @@
-/* The tree of a ledger: integrating entries, publishing, reading back, proving. */
+/* The tree of a ledger: loading, integrating entries, publishing. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/base64.h"
-#include "base/bytes.h"
 #include "log/ledger_state.h"
 
 /* ---- loading ---- */
@@ -25,18 +23,21 @@ load_bundle(struct ag_ledger *ledger, uint64_t size, struct ag_error *err)
         const uint8_t *entry = NULL;
         uint8_t leaf[AG_HASH_SIZE];
         size_t entry_n = 0;
-        status = ag_bundle_next(bytes, n, &offset, &entry, &entry_n, err);
+        status = ag_bundle_next(bytes, n, &offset, &entry, &entry_n, NULL);
         if (status == AG_OK) {
             ag_leaf_hash(entry, entry_n, leaf);
             if (memcmp(leaf, ledger->frontier.tile[0][i], AG_HASH_SIZE) != 0) {
-                status = ag_fail(err, AG_ECORRUPT, "entry differs from its hash");
-                ag_error_index(err, size - width + i);
+                status = AG_ECORRUPT;
             }
         }
         if (status == AG_OK &&
             ag_bundle_add(&ledger->bundle, entry, entry_n) != AG_OK) {
             status = ag_fail(err, AG_ENOMEM, "no memory for the entry bundle");
         }
+    }
+    if (status == AG_ECORRUPT) {
+        status = ag_store_refuse(&ledger->store, AG_TILE_ENTRIES, size / AG_TILE_WIDTH,
+                                 width, "entry differs from its hash", err);
     }
     ag_free(bytes);
     return status;
@@ -150,14 +151,13 @@ ag_ledger_integrate(struct ag_ledger *ledger, const uint8_t *entry, size_t n,
     return status;
 }
 
-/* ---- nodes ---- */
+/* ---- the tree as the disk has it ---- */
 
-struct node_ctx {
+/* Of the tree of `size` entries, its partial tiles included; what it reads is checked
+ * by its caller. */
+struct disk_ctx {
     struct ag_ledger *ledger;
-    /* Of the tree that is to be read from disk alone; 0: what the frontier has not is
-     * in full tiles. The partial tiles of smaller trees are never read: they are
-     * neither synced nor written anew when the log is opened. */
-    uint64_t disk_size;
+    uint64_t size;
     struct ag_error *err;
     bool again; /* with the other kernel */
 };
@@ -179,32 +179,20 @@ fold_again(uint8_t *hashes, unsigned height, uint8_t out[AG_HASH_SIZE])
 }
 
 static int
-tree_node(void *ctx, unsigned height, uint64_t index, uint8_t out[AG_HASH_SIZE])
+disk_node(void *ctx, unsigned height, uint64_t index, uint8_t out[AG_HASH_SIZE])
 {
-    const struct node_ctx *c = ctx;
+    const struct disk_ctx *c = ctx;
     unsigned level = height / 8, fold = height % 8;
     uint64_t first = index << fold, n = first / AG_TILE_WIDTH;
-    size_t offset = first % AG_TILE_WIDTH, count = (size_t)1 << fold;
+    uint64_t complete = ag_tile_count(c->size, level);
+    bool partial = n == complete / AG_TILE_WIDTH;
+    unsigned width = partial ? (unsigned)(complete % AG_TILE_WIDTH) : AG_TILE_WIDTH;
     uint8_t hashes[AG_TILE_BYTES / 2];
-    bool found = false;
-    if (c->disk_size == 0) {
-        struct ag_frontier *frontier = &c->ledger->frontier;
-        pthread_mutex_lock(&c->ledger->tree_lock);
-        if (n == ag_tile_count(frontier->size, level) / AG_TILE_WIDTH) {
-            memcpy(hashes, frontier->tile[level][offset], count * AG_HASH_SIZE);
-            found = true;
-        }
-        pthread_mutex_unlock(&c->ledger->tree_lock);
-    }
-    if (!found) {
-        uint64_t complete = ag_tile_count(c->disk_size, level);
-        bool partial = c->disk_size != 0 && n == complete / AG_TILE_WIDTH;
-        unsigned width = partial ? (unsigned)(complete % AG_TILE_WIDTH) : AG_TILE_WIDTH;
-        int status = ag_store_read_hashes(&c->ledger->store, level, n, width, offset,
-                                          count, hashes, c->err);
-        if (status != AG_OK) {
-            return status;
-        }
+    int status =
+        ag_store_read_hashes(&c->ledger->store, level, n, width, first % AG_TILE_WIDTH,
+                             (size_t)1 << fold, hashes, c->err);
+    if (status != AG_OK) {
+        return status;
     }
     if (c->again) {
         return fold_again(hashes, fold, out);
@@ -215,6 +203,16 @@ tree_node(void *ctx, unsigned height, uint64_t index, uint8_t out[AG_HASH_SIZE])
 
 /* ---- publishing ---- */
 
+/* Whether the last checkpoint or the low-water mark stands on the same partial tile. It
+ * is there then; and that of the mark, which is synced and never made anew, must not
+ * give way to a file that is not. */
+static bool
+is_written(const struct ag_ledger *ledger, unsigned level, uint64_t count)
+{
+    return count == ag_tile_count(ledger->checkpoint_size, level) ||
+           count == ag_tile_count(ledger->low_water, level);
+}
+
 int
 ag_ledger_write_partials(struct ag_ledger *ledger, bool compare, struct ag_error *err)
 {
@@ -223,7 +221,7 @@ ag_ledger_write_partials(struct ag_ledger *ledger, bool compare, struct ag_error
     for (unsigned level = 0; status == AG_OK && level < AG_TILE_LEVELS; level++) {
         uint64_t count = ag_tile_count(frontier->size, level);
         unsigned width = (unsigned)(count % AG_TILE_WIDTH);
-        if (width == 0) {
+        if (width == 0 || (!compare && is_written(ledger, level, count))) {
             continue;
         }
         if (level == 0) {
@@ -261,16 +259,16 @@ ag_ledger_drop_partials(struct ag_ledger *ledger, uint64_t from, uint64_t to)
 /* The root out of the tile bytes on disk, all of it with the other kernel: the peaks of
  * the tree, bagged from the right (RFC 6962 section 2.1). */
 static int
-root_again(const struct node_ctx *disk, uint64_t size, uint8_t root[AG_HASH_SIZE])
+root_again(const struct disk_ctx *disk, uint64_t size, uint8_t root[AG_HASH_SIZE])
 {
-    struct node_ctx ctx = {disk->ledger, disk->disk_size, disk->err, true};
+    struct disk_ctx ctx = {disk->ledger, disk->size, disk->err, true};
     uint8_t peaks[64][AG_HASH_SIZE];
     unsigned count = 0;
     uint64_t at = 0;
     int status = AG_OK;
     for (unsigned height = 64; status == AG_OK && height-- > 0;) {
         if ((size >> height & 1) != 0) {
-            status = tree_node(&ctx, height, at >> height, peaks[count++]);
+            status = disk_node(&ctx, height, at >> height, peaks[count++]);
             at += (uint64_t)1 << height;
         }
     }
@@ -287,7 +285,7 @@ static int
 check_before_signing(struct ag_ledger *ledger, uint64_t size,
                      const uint8_t root[AG_HASH_SIZE], struct ag_error *err)
 {
-    struct node_ctx disk = {ledger, size, err, false};
+    struct disk_ctx disk = {ledger, size, err, false};
     uint8_t again[AG_HASH_SIZE], proof[AG_PROOF_MAX][AG_HASH_SIZE], leaf[AG_HASH_SIZE];
     size_t count = 0;
     int status = root_again(&disk, size, again);
@@ -300,7 +298,7 @@ check_before_signing(struct ag_ledger *ledger, uint64_t size,
         ag_error_file(err, ledger->store.root, AG_NO_POSITION);
     }
     if (status == AG_OK) {
-        status = ag_consistency_proof(ledger->checkpoint_size, size, tree_node, &disk,
+        status = ag_consistency_proof(ledger->checkpoint_size, size, disk_node, &disk,
                                       proof, &count);
     }
 #ifndef AG_MUTANT_TRUST_HISTORY
@@ -311,10 +309,10 @@ check_before_signing(struct ag_ledger *ledger, uint64_t size,
     }
 #endif
     if (status == AG_OK) {
-        status = ag_inclusion_proof(size - 1, size, tree_node, &disk, proof, &count);
+        status = ag_inclusion_proof(size - 1, size, disk_node, &disk, proof, &count);
     }
     if (status == AG_OK) {
-        status = tree_node(&disk, 0, size - 1, leaf);
+        status = disk_node(&disk, 0, size - 1, leaf);
     }
     if (status == AG_OK) {
         status = ag_verify_inclusion(leaf, size - 1, size, root,
@@ -329,14 +327,6 @@ check_before_signing(struct ag_ledger *ledger, uint64_t size,
 }
 
 int
-ag_ledger_frontier_root(struct ag_ledger *ledger, uint8_t root[AG_HASH_SIZE],
-                        struct ag_error *err)
-{
-    struct node_ctx memory = {ledger, 0, err, false};
-    return ag_tree_root(ledger->frontier.size, tree_node, &memory, root);
-}
-
-int
 ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err)
 {
     uint64_t size = ledger->frontier.size;
@@ -345,7 +335,7 @@ ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err)
     size_t n = 0;
     int status = ag_ledger_write_partials(ledger, false, err);
     if (status == AG_OK) {
-        status = ag_ledger_frontier_root(ledger, root, err);
+        status = ag_ledger_frontier_root(ledger, root);
     }
     if (status == AG_OK) {
         status = check_before_signing(ledger, size, root, err);
@@ -372,193 +362,5 @@ ag_ledger_publish(struct ag_ledger *ledger, struct ag_error *err)
     ledger->checkpoint_size = size;
     memcpy(ledger->checkpoint_root, root, AG_HASH_SIZE);
     pthread_mutex_unlock(&ledger->tree_lock);
-    return AG_OK;
-}
-
-/* ---- reading ---- */
-
-static int
-check_integrated(struct ag_ledger *ledger, uint64_t index, struct ag_error *err)
-{
-    uint64_t size = ag_ledger_size(ledger);
-    if (index >= size) {
-        return ag_fail(err, AG_ERANGE,
-                       "entry %" PRIu64 " does not exist: the log has %" PRIu64, index,
-                       size);
-    }
-    uint64_t integrated = ag_ledger_stage_size(ledger, AG_INTEGRATED);
-    if (index >= integrated) {
-        int status =
-            ag_fail(err, AG_ENOTYET, "entry %" PRIu64 " is not integrated yet", index);
-        ag_error_advice(err, "Wait until it is integrated.");
-        return status;
-    }
-    return AG_OK;
-}
-
-static int
-copy_entry(const uint8_t *from, size_t n, uint8_t **entry, size_t *entry_n,
-           struct ag_error *err)
-{
-    uint8_t *copy = ag_alloc(n);
-    if (copy == NULL) {
-        return ag_fail(err, AG_ENOMEM, "no memory for an entry of %zu octets", n);
-    }
-    memcpy(copy, from, n);
-    *entry = copy;
-    *entry_n = n;
-    return AG_OK;
-}
-
-static int
-read_from_bundle(struct ag_ledger *ledger, uint64_t index, uint8_t **entry, size_t *n,
-                 struct ag_error *err)
-{
-    uint8_t *bytes = NULL;
-    const uint8_t *at = NULL;
-    size_t bytes_n = 0, offset = 0, length = 0;
-    int status = ag_store_read_bundle(&ledger->store, index / AG_TILE_WIDTH,
-                                      AG_TILE_WIDTH, &bytes, &bytes_n, err);
-    for (uint64_t i = 0; status == AG_OK && i <= index % AG_TILE_WIDTH; i++) {
-        status = ag_bundle_next(bytes, bytes_n, &offset, &at, &length, err);
-    }
-    if (status == AG_OK) {
-        status = copy_entry(at, length, entry, n, err);
-    } else {
-        ag_error_index(err, index);
-    }
-    ag_free(bytes);
-    return status;
-}
-
-int
-ag_ledger_entry(struct ag_ledger *ledger, uint64_t index, uint8_t **entry, size_t *n,
-                struct ag_error *err)
-{
-    int status = check_integrated(ledger, index, err);
-    if (status != AG_OK) {
-        return status;
-    }
-    bool in_memory = false;
-    pthread_mutex_lock(&ledger->tree_lock);
-    if (index / AG_TILE_WIDTH == ledger->frontier.size / AG_TILE_WIDTH) {
-        const uint8_t *at =
-            ledger->bundle.bytes + ledger->bundle.start[index % AG_TILE_WIDTH];
-        in_memory = true;
-        status = copy_entry(at + 2, ag_get_u16be(at), entry, n, err);
-    }
-    pthread_mutex_unlock(&ledger->tree_lock);
-    return in_memory ? status : read_from_bundle(ledger, index, entry, n, err);
-}
-
-void
-ag_ledger_checkpoint(struct ag_ledger *ledger, char out[AG_CHECKPOINT_MAX], size_t *n)
-{
-    pthread_mutex_lock(&ledger->tree_lock);
-    memcpy(out, ledger->checkpoint, ledger->checkpoint_n + 1);
-    *n = ledger->checkpoint_n;
-    pthread_mutex_unlock(&ledger->tree_lock);
-}
-
-/* ---- proving ---- */
-
-static int
-check_size(struct ag_ledger *ledger, uint64_t size, struct ag_error *err)
-{
-    uint64_t integrated = ag_ledger_stage_size(ledger, AG_INTEGRATED);
-    if (size > integrated) {
-        return ag_fail(err, AG_ERANGE,
-                       "size %" PRIu64 " is beyond the %" PRIu64 " integrated entries",
-                       size, integrated);
-    }
-    return AG_OK;
-}
-
-int
-ag_ledger_root(struct ag_ledger *ledger, uint64_t size, uint8_t root[AG_HASH_SIZE],
-               struct ag_error *err)
-{
-    struct node_ctx ctx = {ledger, 0, err, false};
-    int status = check_size(ledger, size, err);
-    return status != AG_OK ? status : ag_tree_root(size, tree_node, &ctx, root);
-}
-
-int
-ag_ledger_inclusion(struct ag_ledger *ledger, uint64_t index, uint64_t size,
-                    uint8_t (*proof)[AG_HASH_SIZE], size_t *count, struct ag_error *err)
-{
-    struct node_ctx ctx = {ledger, 0, err, false};
-    int status = check_size(ledger, size, err);
-    if (status != AG_OK) {
-        return status;
-    }
-    if (index >= size) {
-        return ag_fail(err, AG_ERANGE,
-                       "entry %" PRIu64 " is not in a tree of size %" PRIu64, index,
-                       size);
-    }
-    return ag_inclusion_proof(index, size, tree_node, &ctx, proof, count);
-}
-
-int
-ag_ledger_consistency(struct ag_ledger *ledger, uint64_t old_size, uint64_t new_size,
-                      uint8_t (*proof)[AG_HASH_SIZE], size_t *count,
-                      struct ag_error *err)
-{
-    struct node_ctx ctx = {ledger, 0, err, false};
-    int status = check_size(ledger, new_size, err);
-    if (status != AG_OK) {
-        return status;
-    }
-    if (old_size > new_size) {
-        return ag_fail(err, AG_ERANGE,
-                       "old size %" PRIu64 " is larger than new size %" PRIu64,
-                       old_size, new_size);
-    }
-    return ag_consistency_proof(old_size, new_size, tree_node, &ctx, proof, count);
-}
-
-int
-ag_ledger_receipt(struct ag_ledger *ledger, uint64_t index, char **text, size_t *n,
-                  struct ag_error *err)
-{
-    char note[AG_CHECKPOINT_MAX];
-    uint8_t proof[AG_PROOF_MAX][AG_HASH_SIZE];
-    size_t note_n = 0, count = 0;
-    int status = check_integrated(ledger, index, err);
-    if (status != AG_OK) {
-        return status;
-    }
-    pthread_mutex_lock(&ledger->tree_lock);
-    uint64_t size = ledger->checkpoint_size;
-    note_n = ledger->checkpoint_n;
-    memcpy(note, ledger->checkpoint, note_n + 1);
-    pthread_mutex_unlock(&ledger->tree_lock);
-    if (index >= size) {
-        status =
-            ag_fail(err, AG_ENOTYET, "entry %" PRIu64 " is not published yet", index);
-        ag_error_advice(err, "Wait until it is published.");
-        return status;
-    }
-    status = ag_ledger_inclusion(ledger, index, size, proof, &count, err);
-    if (status != AG_OK) {
-        return status;
-    }
-    size_t line = AG_BASE64_SIZE(AG_HASH_SIZE) + 1;
-    size_t room = 64 + count * line + note_n + 2;
-    char *out = ag_alloc(room);
-    if (out == NULL) {
-        return ag_fail(err, AG_ENOMEM, "no memory for a receipt of %zu octets", room);
-    }
-    size_t at = (size_t)snprintf(out, room,
-                                 "c2sp.org/tlog-proof@v1\nindex %" PRIu64 "\n", index);
-    for (size_t i = 0; i < count; i++) {
-        at += ag_base64_encode(out + at, proof[i], AG_HASH_SIZE);
-        out[at++] = '\n';
-    }
-    out[at++] = '\n';
-    memcpy(out + at, note, note_n + 1);
-    *text = out;
-    *n = at + note_n;
     return AG_OK;
 }

@@ -131,33 +131,16 @@ no_passphrase(char *to, int room, int writing, void *arg)
 }
 
 int
-ag_signer_open(const struct ag_io *io, const char *path, const char *origin, int create,
-               struct ag_signer **signer, struct ag_error *err)
+ag_signer_from_pem(const void *pem, size_t n, const char *origin,
+                   struct ag_signer **signer, struct ag_error *err)
 {
-    struct ag_signer *made = NULL;
-    uint8_t *pem = NULL;
-    size_t pem_n = 0, public_n = PUBLIC_SIZE;
-    BIO *bio = NULL;
+    size_t public_n = PUBLIC_SIZE;
     int status = ag_origin_check(origin, err);
     if (status != AG_OK) {
         return status;
     }
-    status = ag_io_read_file(io, path, KEY_FILE_MAX, &pem, &pem_n, err);
-    if (status == AG_ENOTFOUND && create) {
-        status = write_new_key(io, path, err);
-        if (status == AG_OK) {
-            status = ag_io_read_file(io, path, KEY_FILE_MAX, &pem, &pem_n, err);
-        }
-    }
-    if (status != AG_OK) {
-        goto exit;
-    }
-    status = check_key_mode(path, err);
-    if (status != AG_OK) {
-        goto exit;
-    }
-    made = ag_calloc(1, sizeof(*made));
-    bio = BIO_new_mem_buf(pem, (int)pem_n);
+    struct ag_signer *made = ag_calloc(1, sizeof(*made));
+    BIO *bio = BIO_new_mem_buf(pem, n < KEY_FILE_MAX ? (int)n : KEY_FILE_MAX);
     if (made == NULL || bio == NULL) {
         status = ag_fail(err, AG_ENOMEM, "no memory for the log key");
         goto exit;
@@ -167,7 +150,6 @@ ag_signer_open(const struct ag_io *io, const char *path, const char *origin, int
         EVP_PKEY_get_raw_public_key(made->key, made->public_key, &public_n) != 1) {
         status = ag_fail(err, AG_ECORRUPT,
                          "not an unencrypted Ed25519 private key in PEM form");
-        ag_error_file(err, path, AG_NO_POSITION);
         ag_error_advice(err, "Restore the key of this log; a new key is a new log.");
         goto exit;
     }
@@ -177,11 +159,39 @@ ag_signer_open(const struct ag_io *io, const char *path, const char *origin, int
     made = NULL; /* transferred */
 exit:
     BIO_free(bio);
+    ag_signer_free(made);
+    return status;
+}
+
+int
+ag_signer_open(const struct ag_io *io, const char *path, const char *origin, int create,
+               struct ag_signer **signer, struct ag_error *err)
+{
+    uint8_t *pem = NULL;
+    size_t n = 0;
+    int status = ag_origin_check(origin, err);
+    if (status == AG_OK) {
+        status = ag_io_read_file(io, path, KEY_FILE_MAX, &pem, &n, err);
+    }
+    if (status == AG_ENOTFOUND && create) {
+        status = write_new_key(io, path, err);
+        if (status == AG_OK) {
+            status = ag_io_read_file(io, path, KEY_FILE_MAX, &pem, &n, err);
+        }
+    }
+    if (status == AG_OK) {
+        status = check_key_mode(path, err);
+    }
+    if (status == AG_OK) {
+        status = ag_signer_from_pem(pem, n, origin, signer, err);
+        if (status == AG_ECORRUPT) {
+            ag_error_file(err, path, AG_NO_POSITION);
+        }
+    }
     if (pem != NULL) {
-        OPENSSL_cleanse(pem, pem_n);
+        OPENSSL_cleanse(pem, n);
         ag_free(pem);
     }
-    ag_signer_free(made);
     return status;
 }
 

@@ -25,6 +25,10 @@ int ag_origin_check(const char *origin, struct ag_error *err);
 /* Loads the Ed25519 private key of a PEM file (PKCS #8); refuses a file that others may
  * read (mode & 077) unless it belongs to root with 0640 or 0644. With `create`, a
  * missing file is made first, mode 0600, synced. *signer is owned by the caller. */
+/* The key in a PEM text. AG_ECORRUPT, which does not tell any of it. */
+int ag_signer_from_pem(const void *pem, size_t n, const char *origin,
+                       struct ag_signer **signer, struct ag_error *err);
+
 int ag_signer_open(const struct ag_io *io, const char *path, const char *origin,
                    int create, struct ag_signer **signer, struct ag_error *err);
 void ag_signer_free(struct ag_signer *signer);

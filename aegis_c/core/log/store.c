@@ -235,3 +235,18 @@ ag_store_read_bundle(const struct ag_store *store, uint64_t n, unsigned width,
     }
     return status;
 }
+
+int
+ag_store_refuse(const struct ag_store *store, unsigned level, uint64_t n,
+                unsigned width, const char *what, struct ag_error *err)
+{
+    char path[PATH_MAX], name[AG_TILE_PATH_SIZE];
+    ag_tile_path(name, level, n, width);
+    (void)join(store, name, path, NULL);
+    int status = ag_fail(err, AG_ECORRUPT, "%s", what);
+    ag_error_file(err, path, AG_NO_POSITION);
+    ag_error_advice(err,
+                    "Run `aegis-c ledger fsck` and restore the file from a copy of "
+                    "the published folder.");
+    return status;
+}

@@ -55,4 +55,9 @@ int ag_store_read_hashes(const struct ag_store *store, unsigned level, uint64_t 
 int ag_store_read_bundle(const struct ag_store *store, uint64_t n, unsigned width,
                          uint8_t **bytes, size_t *bytes_n, struct ag_error *err);
 
+/* Refuses what a file of the folder says: AG_ECORRUPT, which names the tile (or bundle:
+ * AG_TILE_ENTRIES) and what to do. */
+int ag_store_refuse(const struct ag_store *store, unsigned level, uint64_t n,
+                    unsigned width, const char *what, struct ag_error *err);
+
 #endif

@@ -10,8 +10,6 @@
 
 /* Segments below this size are not worth a second thread. */
 #define PREFETCH_MIN (1u << 20)
-/* Bytes of a spare looked at in one go: few enough to stay in the cache. */
-#define SPARE_STEP (256u << 10)
 
 void
 ag_wal_note(struct ag_wal_recovery *recovery, const char *format, ...)
@@ -178,25 +176,6 @@ struct live {
     struct ag_wal_segment_header header;
 };
 
-/* Whether a segment is zero behind block 0. `buffer` has room for the segment. */
-static int
-look_behind_header(const struct ag_io *io, const struct ag_wal_source *source,
-                   uint8_t *buffer, uint32_t bytes, bool *is_zero, struct ag_error *err)
-{
-    int status = AG_OK;
-    *is_zero = true;
-    for (uint32_t at = AG_WAL_BLOCK; at < bytes && *is_zero;) {
-        uint32_t n = bytes - at < SPARE_STEP ? bytes - at : SPARE_STEP;
-        status = ag_io_read_full(io, source->fd, source->path, buffer, n, at, err);
-        if (status != AG_OK) {
-            break;
-        }
-        *is_zero = ag_wal_is_zero(buffer, n);
-        at += n;
-    }
-    return status;
-}
-
 /* Reads block 0 of every live file and decides which are active; the last file may be a
  * spare. */
 static int
@@ -208,7 +187,7 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
     *active = count;
     for (size_t i = 0; i < count; i++) {
         struct ag_wal_source source;
-        bool last = i + 1 == count, rest_zero = false;
+        bool last = i + 1 == count;
         int status =
             ag_wal_source_open(io, dir, live[i].number, bytes, read_only, &source, err);
         if (status != AG_OK) {
@@ -220,7 +199,7 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
             live[i].read = ag_wal_decode_segment(buffer, &live[i].header);
             if (live[i].read != AG_READ_OK && last) {
                 status =
-                    look_behind_header(io, &source, buffer, bytes, &rest_zero, err);
+                    ag_io_read_full(io, source.fd, source.path, buffer, bytes, 0, err);
             }
         }
         ag_wal_source_close(io, &source);
@@ -235,6 +214,8 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
                                   "a segment of another version", "version 1",
                                   "another");
         }
+        bool rest_zero =
+            last && ag_wal_is_zero(buffer + AG_WAL_BLOCK, bytes - AG_WAL_BLOCK);
         if (!rest_zero) {
             return refuse_segment(
                 err, AG_ECORRUPT, dir, live[i].number, AG_NO_POSITION,

@@ -532,7 +532,7 @@ def check_reload(old: Settings, new: Settings) -> None:
     for name in PROCESS:
         if getattr(old, name) != getattr(new, name):
             raise SettingsError(f"{name} changed; that takes a restart")
-    for name in ("origin", "key_file", "ring_bytes"):
+    for name in ("origin", "key_file", "key_pem", "ring_bytes"):
         if getattr(old.ledger, name) != getattr(new.ledger, name):
             raise SettingsError(f"ledger.{name} changed; that takes a restart")
     for name in ("background_workers", "slots", "directory"):

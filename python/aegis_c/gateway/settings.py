@@ -21,6 +21,7 @@ import msgspec
 from pydantic import (
     BeforeValidator,
     Field,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -242,7 +243,16 @@ class LedgerSettings(Table):
         description="PEM file of the log's Ed25519 key, such as a mounted secret; "
         "by default one is made in the private folder of each shard.",
     )
+    key_pem: SecretStr | None = Field(
+        default=None, description="That key itself, as PEM text, instead of a file."
+    )
     ring_bytes: int = Field(default=16 << 20, ge=1 << 20, le=1 << 30)
+
+    @model_validator(mode="after")
+    def _check_key(self) -> LedgerSettings:
+        if self.key_file is not None and self.key_pem is not None:
+            raise ValueError("give key_file or key_pem, not both")
+        return self
 
 
 class LogSettings(Table):
@@ -362,6 +372,7 @@ class Settings(BaseSettings):
         del shown["upstream"]["proxy_login"]
         shown["upstream"]["retry"]["statuses"].sort()
         del shown["alerts"]["webhook"]["secret"]
+        del shown["ledger"]["key_pem"]
         for key in shown["keys"]:
             del key["sha256"]
             key["roles"] = sorted(key["roles"])

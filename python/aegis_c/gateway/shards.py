@@ -53,11 +53,13 @@ def open_shard(settings: Settings, shard: Shard, ring_bytes: int) -> AsyncLedger
     origin = settings.ledger.origin
     if origin is not None and shard.name != "w0":
         origin = f"{origin}/{shard.name}"  # each log has a name of its own
+    pem = settings.ledger.key_pem
     return AsyncLedger(
         shard.published,
         private=shard.private,
         origin=origin,
         key=settings.ledger.key_file,
+        key_pem=None if pem is None else pem.get_secret_value(),
         ring_bytes=ring_bytes,
     )
 

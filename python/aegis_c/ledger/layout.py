@@ -11,6 +11,7 @@ DIR/private/LOCK          held by the one gateway that uses the directory
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
@@ -107,7 +108,7 @@ class DataDir:
     def create(self) -> None:
         """Makes the directory and its two halves: `private` is closed to others (0700).
 
-        Raises LayoutError when the directory is another user's.
+        Raises LayoutError when the directory is another user's or cannot be made or written.
         """
         for path in (self.root, self.private):
             if path.exists() and path.stat().st_uid != os.geteuid():
@@ -116,19 +117,26 @@ class DataDir:
                     f"{path} belongs to user {owner}, but this process runs as "
                     f"{_user(os.geteuid())}; run it as {owner}, or give another directory"
                 )
-        self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
-        self.ledger.mkdir(mode=0o750, exist_ok=True)
-        self.private.mkdir(mode=0o700, exist_ok=True)
-        self.private.chmod(0o700)
+        try:
+            self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self.ledger.mkdir(mode=0o750, exist_ok=True)
+            self.private.mkdir(mode=0o700, exist_ok=True)
+            if self.private.stat().st_mode & 0o777 != 0o700:
+                self.private.chmod(0o700)
+        except OSError as error:
+            raise _unusable(self.root, error) from None
 
     def lock(self) -> int:
         """Takes the directory for this gateway; returns the descriptor that holds the lock.
 
         Children share it: the lock ends with the last process that has it. Raises LayoutError
-        naming the process that holds it.
+        naming the process that holds it, or what is in the way.
         """
         path = self.private / "LOCK"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _unusable(self.root, error) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -138,9 +146,24 @@ class DataDir:
                 f"{self.root} is in use by another gateway (pid {holder or 'unknown'}); "
                 "stop that one, or give another directory"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(fd)
+            raise _unusable(path, error) from None
         return fd
+
+
+def _unusable(path: Path, error: OSError) -> LayoutError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return LayoutError(
+        "cannot be used as data directory",
+        error.filename or path,
+        expected="a directory that this user may write",
+        found=error.strerror or str(error),
+        advice=f"{'free some space' if full else 'make it writable'}, or give another one (--data)",
+    )
 
 
 def _user(uid: int) -> str:

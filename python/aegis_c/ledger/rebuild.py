@@ -21,6 +21,7 @@ from aegis_c import MmrAccumulator, leaf_hash
 from aegis_c._native import _audit_tiles
 
 from . import layout
+from .entry_schema import parse_entry
 from .report import MAX_PROBLEMS, Problem, Report
 from .tiles import (
     ENTRIES,
@@ -35,7 +36,7 @@ from .tiles import (
     read_file,
     tiles_of,
 )
-from .verify import EMPTY_ROOT, Checkpoint, VerificationError, node_hash, parse_entry
+from .verify import EMPTY_ROOT, Checkpoint, VerificationError, node_hash
 
 _CHUNK = 64
 """Tiles of one call of the native pass: 16,384 entries, some 16 ms."""

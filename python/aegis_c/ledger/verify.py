@@ -7,6 +7,8 @@ Standard library only, no native code; it imports nothing else of this package a
 What a verified receipt proves: the holder of the log's key signed a tree head, and the entry,
 byte for byte, is the leaf at the stated index of that tree (RFC 6962). With the salts in the
 receipt and the bodies in hand: these bodies, byte for byte, are those that the entry commits to.
+Of an entry it reads what this needs; the form of all its members is entry_schema.py's to check
+(`aegis-c verify` does both), or any JSON Schema tool's, with docs/entry.schema.json.
 
 How to read it: `check` stands where evidence must hold, `need` where input must have a form. Begin
 with `verify_receipt` and follow it down. Section 2 is the textbook's Ed25519: hold it against RFC
@@ -23,7 +25,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,8 +79,8 @@ def base64_bytes(text: Any, where: str, size: int | None = None) -> bytes:
         raw = base64.b64decode(str(text), validate=True)
     except ValueError:
         raw = b""
-    canonical = base64.b64encode(raw).decode() == text
-    need(canonical, "not standard base64", where, found=show(str(text)))
+    what = "not standard base64"  # or not the one way to write these bytes
+    need(base64.b64encode(raw).decode() == text, what, where, found=show(str(text)))
     need(size in (None, len(raw)), "wrong length", where, f"{size} bytes", len(raw))
     return raw
 
@@ -200,15 +202,15 @@ class Checkpoint:
     extensions: tuple[str, ...] = ()
 
 
-def is_key_name(name: str) -> bool:
-    return bool(name) and "+" not in name and not any(c.isspace() or c < " " for c in name)
+NAME = r"([^\s+\x00-\x1f]+)"
+"""A key name: no white space, no plus sign, no control character."""
 
 
 def parse_vkey(text: str, where: str = "verifier key") -> VerifierKey:
     """Parses `<name>+<8 hex digits>+<base64 of 0x01 || public key>`."""
-    name, key_id, encoded = [*text.strip().split("+", 2), "", ""][:3]
-    shape = "<name>+<8 hex digits>+<base64>"
-    need(is_key_name(name) and encoded != "", "not a verifier key", where, shape, show(text))
+    parts = re.findall(rf"\A{NAME}\+([^+]*)\+(.+)\Z", text.strip())
+    need(parts != [], "not a verifier key", where, "<name>+<8 hex digits>+<base64>", show(text))
+    name, key_id, encoded = parts[0]
     raw = base64_bytes(encoded, where, 33)
     need(raw[0] == 1, "not an Ed25519 verifier key", where, "type 1", f"type {raw[0]}")
     digest = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
@@ -227,14 +229,12 @@ def open_note(note: bytes, key: VerifierKey, where: str = "signed note") -> str:
     need(separator != "" and tail[-1:] == "\n", "not a signed note", where, shape, show(note))
     body, lines = head + "\n", tail[:-1].split("\n")
     need(len(lines) <= 100, "too many signatures", where, "at most 100", len(lines))
-    verified = False
+    verified, shape = False, "em dash, space, key name, space, base64"
     for count, line in enumerate(lines, 1):
         here = f"{where}, signature line {count}"
-        shape = "em dash, space, key name, space, base64"
-        dash, name, encoded = parts if len(parts := line.split(" ")) == 3 else ("", "", "")
-        good = dash == "\u2014" and is_key_name(name)
-        need(good, "malformed signature line", here, shape, show(line))
-        raw = base64_bytes(encoded, here)
+        parts = re.findall(rf"\A\u2014 {NAME} (\S*)\Z", line)
+        need(parts != [], "malformed signature line", here, shape, show(line))
+        name, raw = parts[0][0], base64_bytes(parts[0][1], here)
         need(len(raw) >= 5, "signature too short", here, "5 bytes", len(raw))
         if (name, raw[:4]) == (key.name, key.key_id):
             good = ed25519_verify(key.public_key, body.encode(), raw[4:])
@@ -279,8 +279,7 @@ def verify_proof(
     if lines and lines[0].startswith("extra "):
         base64_bytes(lines.pop(0)[6:], f"{where}, extra line")
     index_line, *hashes = lines or [""]
-    good = index_line.startswith("index ")
-    need(good, "no index line", where, "index <n>", show(index_line))
+    need(index_line.startswith("index "), "no index line", where, "index <n>", show(index_line))
     index = number(index_line[6:], f"{where}, index line")
     need(len(hashes) <= 63, "too many hashes", where, "at most 63", len(hashes))
     path = [base64_bytes(line, f"{where}, hash {i}", 32) for i, line in enumerate(hashes, 1)]
@@ -289,62 +288,7 @@ def verify_proof(
     return index, checkpoint
 
 
-# ---- 6. entries: one JSON object each (docs/entry.schema.json)
-
-KINDS = {"call": ["status"], "intent": [], "settle": ["status"]}
-KINDS |= {"rejection": ["status", "reason", "stage"], "analysis": ["of", "analysis"]}
-KINDS |= {"admin": ["event"]}
-"""Each kind with the members that it must have, beside v, kind, id and time."""
-ENDINGS = ["done", "client_gone", "upstream_error", "timeout", "shutdown"]
-ENDINGS += ["internal_error", "abandoned"]
-"""Values of `status` in an entry of kind settle: how a stream ended. A plain reply has its own."""
-
-Rule = tuple[str, Callable[[Any], bool]]
-"""What a value must be, in words and as a check."""
-
-
-def like(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value, re.ASCII))
-
-
-def is_model(value: Any) -> bool:
-    return OBJECT[1](value) and all(TEXT[1](value.get(n, "")) for n in ("asked", "answered"))
-
-
-def is_body(value: Any) -> bool:
-    return OBJECT[1](value) and COUNT[1](value.get("bytes")) and HASH[1](value.get("commitment"))
-
-
-def is_shards(value: Any) -> bool:
-    return OBJECT[1](value) and "served" in value and "closed" in value
-
-
-OBJECT: Rule = ("an object", lambda value: isinstance(value, dict))
-TEXT: Rule = ("a text of at most 256 bytes", lambda value: isinstance(value, str)
-              and len(value.encode("utf-8", "replace")) <= 256)  # fmt: skip
-COUNT: Rule = ("an integer >= 0", lambda value: type(value) is int and value >= 0)
-HASH: Rule = ("32 bytes in base64", like(r"[A-Za-z0-9+/]{43}="))
-DIGEST: Rule = ("64 hex digits", like(r"[0-9a-f]{64}"))
-BODY: Rule = ("an object with `bytes` and `commitment` (32 bytes in base64)", is_body)
-STATUS: Rule = ("an HTTP status", lambda value: type(value) is int and 100 <= value <= 599)
-ENDING: Rule = (f"an HTTP status or one of {', '.join(ENDINGS)}",
-                lambda value: STATUS[1](value) or value in ENDINGS)  # fmt: skip
-RULES: list[tuple[str, Rule]] = [
-    ("v", ("1", lambda value: type(value) is int and value == 1)),
-    ("kind", (f"one of {', '.join(KINDS)}", lambda value: value in tuple(KINDS))),
-    ("id", ("a UUID in lower case", like(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"))),
-    ("time", ("YYYY-MM-DDThh:mm:ss.ffffffZ", like(r"\d{4}(-\d\d){2}T\d\d(:\d\d){2}\.\d{6}Z"))),
-    ("client_id session tenant key endpoint provider event reason stage", TEXT),
-    ("model", ("an object with texts `asked`, `answered`", is_model)),
-    ("of events suppressed size", COUNT),
-    ("policy", DIGEST),
-    ("root", HASH),
-    ("shards", ("an object with `served` and `closed`", is_shards)),
-    ("usage firewall limits timing analysis", OBJECT),
-    ("request response", BODY),
-]
-MEMBERS = {name: rule for names, rule in RULES for name in names.split()}
-"""Members that are not named here are allowed and kept."""
+# ---- 6. entries: one JSON object each
 
 
 def parse_json(data: bytes, where: str) -> Any:
@@ -355,35 +299,36 @@ def parse_json(data: bytes, where: str) -> Any:
         need(len(set(names)) == len(names), "duplicate member in JSON", where, found=show(names))
         return dict(items)
 
-    def constant(name: str) -> None:
-        raise FormatError("not a JSON number", where, found=name)
+    def no_number(name: str) -> None:
+        need(False, "not a JSON number", where, found=name)
 
     text = utf8(data, where)
     try:
-        return json.loads(text, object_pairs_hook=members, parse_constant=constant)
+        return json.loads(text, object_pairs_hook=members, parse_constant=no_number)
     except RecursionError:
         raise FormatError("JSON nested too deeply", where) from None
     except ValueError as error:  # JSONDecodeError; an integer of too many digits
         raise FormatError("not JSON", where, found=error) from None
 
 
-def parse_entry(data: bytes, where: str = "entry") -> dict[str, Any]:
-    """Checks the bytes of an entry against the schema."""
+def member(item: dict[str, Any], name: str, kind: type, where: str) -> Any:
+    need(type(item.get(name)) is kind, f"member `{name}` is missing or of the wrong type", where)
+    return item[name]
+
+
+def read_entry(data: bytes, where: str = "entry") -> dict[str, Any]:
+    """An entry, checked as far as evidence depends on it."""
     need(len(data) <= 65_535, "entry too large", where, "at most 65535 bytes", len(data))
     entry = parse_json(data, where)
-    need(isinstance(entry, dict), "an entry is one JSON object", where, found=show(data))
-    kind = entry.get("kind")
-    for name in ("v", "kind", "id", "time", *KINDS.get(str(kind), ())):
-        need(name in entry, f"member `{name}` is missing", where)
-    for name, value in entry.items():
-        rule = MEMBERS.get(name)
-        if name == "status":
-            rule = ENDING if kind == "settle" else STATUS
-        elif rule is None and name.endswith("_sha256"):
-            rule = DIGEST
-        if rule is not None and not rule[1](value):
-            what = f"member `{name}` is not valid"
-            raise FormatError(what, where, rule[0], show(json.dumps(value)))
+    need(type(entry) is dict, "an entry is one JSON object", where, found=show(data))
+    need(member(entry, "v", int, where) == 1, "`v` is not 1", where, found=entry["v"])
+    for name in ("kind", "id"):
+        member(entry, name, str, where)
+    need(type(entry.get("of", 0)) is int, "`of` is not an index", where)
+    for role in entry.keys() & {"request", "response"}:
+        body = member(entry, role, dict, where)
+        member(body, "bytes", int, f"{where}, {role}")
+        member(body, "commitment", str, f"{where}, {role}")
     return entry  # type: ignore[no-any-return]
 
 
@@ -428,17 +373,18 @@ def verify_receipt(
         if entry is None:
             raise FormatError("a tlog-proof does not carry the entry", "receipt")
         index, checkpoint = verify_proof(data, entry, key)
-        return Verified(key, [VerifiedEntry(index, parse_entry(entry), checkpoint)])
+        return Verified(key, [VerifiedEntry(index, read_entry(entry), checkpoint)])
     need(entry is None, "an entry was given, but a JSON receipt carries its own", "entry")
     receipt = parse_json(data, "receipt")
     what = "a receipt is a JSON object or a tlog-proof"
     need(isinstance(receipt, dict), what, "receipt", found=show(data))
-    request_id, origin = member(receipt, "id", str), member(receipt, "origin", str)
-    salts = member(receipt, "salts", dict)
+    kinds = {"id": str, "origin": str, "salts": dict, "entries": list}
+    parts = (member(receipt, name, kind, "receipt") for name, kind in kinds.items())
+    request_id, origin, salts, items = parts
     salts = {role: base64_bytes(salts[role], f"receipt, {role} salt", 32) for role in salts}
     check(origin == key.name, "receipt of another log", "receipt", key.name, show(origin))
     result = Verified(key)
-    for position, item in enumerate(member(receipt, "entries", list)):
+    for position, item in enumerate(items):
         where = f"receipt, entries[{position}]"
         need(isinstance(item, dict), "an object is expected", where)
         one = verify_item(item, request_id, key, where)
@@ -453,16 +399,10 @@ def verify_receipt(
     return result
 
 
-def member(item: dict[str, Any], name: str, kind: type, where: str = "receipt") -> Any:
-    good = type(item.get(name)) is kind
-    need(good, f"member `{name}` is missing or of the wrong type", where)
-    return item[name]
-
-
 def verify_item(
     item: dict[str, Any], request_id: str, key: VerifierKey, where: str
 ) -> VerifiedEntry:
-    """One of the entries: its proof, its schema, and that the receipt speaks of this one."""
+    """One of the entries: its proof, and that the receipt speaks of this one."""
     index = member(item, "index", int, where)
     what = "not published yet: no signed tree covers this entry"
     check(item.get("proof") is not None, what, where, found=f"state {show(str(item.get('state')))}")
@@ -471,12 +411,11 @@ def verify_item(
     except UnicodeEncodeError:
         raise FormatError("a lone surrogate stands in the text", where) from None
     proven, checkpoint = verify_proof(proof, raw, key, f"{where}, proof")
-    entry = parse_entry(raw, f"{where}, entry")
-    claims = {"index": (index, proven), "id": (request_id, entry["id"])}
-    claims["kind"] = (item.get("kind"), entry["kind"])
-    for name, (claimed, true) in claims.items():
-        what = f"the receipt's `{name}` is not that of the proven entry"
-        check(claimed == true, what, where, true, show(str(claimed)))
+    entry = read_entry(raw, f"{where}, entry")
+    claimed = {"index": index, "id": request_id, "kind": item.get("kind")}
+    for name, value in claimed.items():
+        true, what = (entry | {"index": proven})[name], "is not that of the proven entry"
+        check(value == true, f"the receipt's `{name}` {what}", where, true, show(str(value)))
     return VerifiedEntry(proven, entry, checkpoint)
 
 
@@ -492,7 +431,7 @@ def verify_together(entries: list[VerifiedEntry]) -> None:
         what = "the log signed two different trees of one size"
         check(root == head.root, what, where, root.hex(), head.root.hex())
         if kind in allowed and of is not None:
-            good = of < one.index and kinds.get(of, allowed[kind][0]) in allowed[kind]
+            good = 0 <= of < one.index and kinds.get(of, allowed[kind][0]) in allowed[kind]
             expected = f"the index of an earlier {' or '.join(allowed[kind])}"
             check(good, f"a {kind} that refers to the wrong entry", where, expected, of)
 

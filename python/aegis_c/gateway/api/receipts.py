@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -48,14 +49,17 @@ def router(runtime: Runtime) -> APIRouter:
         the tlog-proof of its first entry. For the key or tenant that made the call."""
         arrived = asyncio.get_running_loop().time()
         principal = runtime.identify(request)
-        found = await _own(runtime, request_id, kind)
+        with _readable():
+            found = await _own(runtime, request_id, kind)
         if found is None or not _may_read(principal, found.first):
             elsewhere = await _ask_siblings(runtime, request)
             if elsewhere is not None:
                 return elsewhere
-            found = await _read_only(runtime, request, request_id, kind)
+            with _readable():
+                found = await _read_only(runtime, request, request_id, kind)
         if found is None or not _may_read(principal, found.first):
-            await _until_next_step(arrived)
+            if not _is_from_sibling(runtime, request):  # which waits itself
+                await _until_next_step(arrived)
             raise HTTPException(404, "There is no receipt of that id for this key.", _HEADERS)
         if wait and found.source is runtime.ledger.native:
             try:
@@ -65,7 +69,8 @@ def router(runtime: Runtime) -> APIRouter:
                 pass  # the receipt says of each entry how far it got
         if _wants_text(request.headers.get("accept", "")):
             return await _proof(found.source, found.indices[0])
-        body = await asyncio.to_thread(build_receipt, found.source, request_id, found.indices)
+        with _readable():
+            body = await asyncio.to_thread(build_receipt, found.source, request_id, found.indices)
         return Response(json.dumps(body), 200, _HEADERS, media_type="application/json")
 
     return routes
@@ -78,6 +83,17 @@ class _Found:
     source: Source
     indices: list[int]
     first: dict[str, Any]
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Around what reads a shard: a file that is damaged or gone is no reason to say 404."""
+    try:
+        yield
+    except LedgerError as error:
+        log.error("a receipt was asked for: %s", error)
+        message = "A shard of the ledger cannot be read just now."
+        raise HTTPException(503, message, {**_HEADERS, "retry-after": "10"}) from None
 
 
 def _select(source: Source, indices: Sequence[int], kind: Kind | None) -> _Found | None:
@@ -105,8 +121,7 @@ async def _read_only(
 ) -> _Found | None:
     """What the files of the other shards have: those that nobody serves any more, and those
     whose worker does not answer."""
-    siblings = runtime.siblings
-    if siblings is not None and siblings.is_from_sibling(request.scope):
+    if _is_from_sibling(runtime, request):
         return None  # who asks looks for itself
 
     def look() -> _Found | None:
@@ -115,18 +130,13 @@ async def _read_only(
         found = shards.find(directory, request_id, but=own)
         return _select(*found[0], kind) if found else None
 
-    try:
-        return await asyncio.to_thread(look)
-    except LedgerError as error:
-        log.error("a receipt was asked for: %s", error)
-        message = "A shard of the ledger cannot be read just now."
-        raise HTTPException(503, message, {**_HEADERS, "retry-after": "10"}) from None
+    return await asyncio.to_thread(look)
 
 
 async def _ask_siblings(runtime: Runtime, request: Request) -> Response | None:
     """The answer of the worker that served the call, when it was another one."""
     siblings = runtime.siblings
-    if siblings is None or siblings.is_from_sibling(request.scope):
+    if siblings is None or _is_from_sibling(runtime, request):
         return None
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     names = ("authorization", "accept")
@@ -138,6 +148,10 @@ async def _ask_siblings(runtime: Runtime, request: Request) -> Response | None:
                 answer.body, answer.status, _HEADERS, media_type=answer.media_type or None
             )
     return None
+
+
+def _is_from_sibling(runtime: Runtime, request: Request) -> bool:
+    return runtime.siblings is not None and runtime.siblings.is_from_sibling(request.scope)
 
 
 def _may_read(principal: Principal, entry: dict[str, Any]) -> bool:
