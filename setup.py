@@ -68,6 +68,11 @@ def flags(switches: Mapping[str, str] = os.environ) -> tuple[list[str], list[str
     return [*compiler, *coverage, *werror], [*linker, *coverage, "-pthread", "-lm"]
 
 
+def folder_of(command: list[str]) -> str:
+    """Where the objects of one compiler command lie."""
+    return f"build/obj-{sha256(repr(command).encode()).hexdigest()[:12]}"
+
+
 class BuildExt(build_ext):
     """Compiles in parallel, only what changed; core files get the core's warnings as well."""
 
@@ -78,18 +83,22 @@ class BuildExt(build_ext):
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
-        include = [f"-I{path}" for path in self.compiler.include_dirs]
-        cc = [*self.compiler.compiler_so, *include, *ext.extra_compile_args]
-        tag = sha256(repr(cc).encode()).hexdigest()[:12]  # of interpreter and flags
-        self.build_temp = f"build/obj-{tag}"
+        # The core knows nothing of Python: its objects serve every interpreter with these flags.
+        core = [*self.compiler.compiler_so, *ext.extra_compile_args, *CORE_WARNINGS]
+        bind = [*self.compiler.compiler_so, *ext.extra_compile_args]
+        bind += [f"-I{path}" for path in self.compiler.include_dirs]
+        self.build_temp = folder_of(bind)
         self.force = self.compiler.force = True  # always link: quick, and flags may have changed
 
         def compile_one(source: str) -> str:
-            (obj,) = self.compiler.object_filenames([source], output_dir=self.build_temp)
+            cc = core if source.startswith("aegis_c/core/") else bind
+            (obj,) = self.compiler.object_filenames([source], output_dir=folder_of(cc))
             if newer_group([source, *ext.depends], obj):
                 os.makedirs(os.path.dirname(obj), exist_ok=True)
-                own = CORE_WARNINGS if source.startswith("aegis_c/core/") else []
-                self.spawn([*cc, *own, "-c", source, "-o", obj])
+                # Whole or not at all: another interpreter may build beside this one.
+                own = f"{obj}.{os.getpid()}"
+                self.spawn([*cc, "-c", source, "-o", own])
+                os.replace(own, obj)
             return obj
 
         ready = copy.copy(ext)

@@ -647,13 +647,14 @@ def other_pythons() -> dict[str, str]:
     return found
 
 
+# Looks for leaks, kills and rates repeat themselves at length, and do so under one Python.
+NOT_ELSEWHERE = "not leak and not kill_9 and not 99_percent"
 PURE = "setuptools _distutils_hack pytest _pytest py pluggy iniconfig packaging pygments"
 
 
 @pytest.mark.parametrize("version", sorted(other_pythons()) or ["none installed"])
 def test_native_tests_pass_under_other_pythons(version: str, tmp_path: Path) -> None:
-    """The extension compiles there without a warning, and the tests of it alone pass, but for
-    those that look for leaks: they repeat themselves at length, and do so under one Python."""
+    """The extension compiles there without a warning, and the tests of it alone pass."""
     python = other_pythons().get(version)
     if python is None:
         pytest.skip("no other Python between 3.12 and 3.14 is installed here")
@@ -682,7 +683,7 @@ def test_native_tests_pass_under_other_pythons(version: str, tmp_path: Path) -> 
     assert chosen
     env = os.environ | {"PYTHONPATH": f"{built / 'lib'}:{tmp_path}"}
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-m", "native", "-k", "not leak", *chosen],
+        [python, "-m", "pytest", "-q", "-m", "native", "-k", NOT_ELSEWHERE, *chosen],
         cwd=ROOT,
         env=env,
         capture_output=True,
