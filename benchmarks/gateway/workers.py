@@ -1,12 +1,13 @@
 """One, two and four workers: throughput, tails, health sweeps, start, drain, memory.
 
-    python -m benchmarks.gateway.workers [--seconds S] [--json FILE] [--png FOLDER]
+    python -m benchmarks.gateway.workers [--seconds S] [--rounds R] [--json FILE] [--png FOLDER]
 
 The mock upstream, the load generator and the workers share all cores, so the figures say how more
 workers compare with fewer on this machine, not what a core can do (python -m benchmarks.gateway
 does). Health sweeps run beside bare uvicorn with as many workers, whose own ratio is the
-yardstick: at each c from 4 on, throughput / best must be at least that ratio - 0.05. With --png
-both are drawn, as health.png and workers.png (extra `bench`).
+yardstick: at each c from 4 on, throughput / best must be at least that ratio - 0.05. They take
+turns for several rounds, and the median of each place counts; one worker has a core of its own,
+and the load the other. With --png both are drawn, as health.png and workers.png (extra `bench`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gateway.harness import CHAT, Bench, Process, Target, _request, _url, keys
+from benchmarks.gateway.harness import CHAT, Bench, Process, Target, _request, _url, cores, keys
 from benchmarks.machine import describe, resident_bytes
 
 WORKERS = (1, 2, 4)
@@ -39,9 +41,9 @@ class Everywhere(Process):
     """A process on all cores."""
 
     def __init__(self, command: list[str], log: Path) -> None:
-        cores = os.sched_getaffinity(0)
-        super().__init__(command, min(cores), log)
-        os.sched_setaffinity(self.pid, cores)
+        mine = os.sched_getaffinity(0)
+        super().__init__(command, min(mine), log)
+        os.sched_setaffinity(self.pid, mine)
 
 
 def start(bench: Bench, upstream: Target, workers: int) -> tuple[Target, float]:
@@ -100,35 +102,72 @@ def load(bench: Bench, port: int, connections: int, seconds: float, path: str) -
     return {"rps": found["requests"] / found["seconds"], "p99_ms": found["total_p99"] / 1e3}
 
 
-def sweep(bench: Bench, port: int, seconds: float, path: str) -> dict[int, dict[str, float]]:
-    """`load` at each concurrency; `ratio` is throughput over the best from c = 4 on."""
-    rows = {c: load(bench, port, c, seconds, path) for c in SWEEP}
-    best = max(row["rps"] for c, row in rows.items() if c >= 4)
-    for row in rows.values():
-        row["ratio"] = row["rps"] / best
+Rows = dict[int, dict[str, float]]  # by concurrency
+
+
+def sweep(bench: Bench, asked: dict[str, tuple[int, str]], seconds: float, rounds: int) -> Any:
+    """Medians of `load` at each concurrency, for each name's port and path, which take turns.
+
+    `ratio` is throughput over the best from c = 4 on.
+    """
+    found: dict[str, dict[int, list[float]]] = {name: {c: [] for c in SWEEP} for name in asked}
+    for turn in range(rounds):
+        for c in SWEEP:
+            for name in sorted(asked, reverse=turn % 2 == 1):
+                port, path = asked[name]
+                found[name][c].append(load(bench, port, c, seconds, path)["rps"])
+    rows: dict[str, Rows] = {}
+    for name, measured in found.items():
+        medians = {c: statistics.median(values) for c, values in measured.items()}
+        best = max(rps for c, rps in medians.items() if c >= 4)
+        rows[name] = {c: {"rps": rps, "ratio": rps / best} for c, rps in medians.items()}
     return rows
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """Keep all threads of a process on these cores."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), cores)
 
 
 def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def measure(folder: Path, seconds: float) -> dict[str, Any]:
+def swept(bench: Bench, target: Target, workers: int, seconds: float, rounds: int) -> Any:
+    """The sweeps of one target beside bare uvicorn's."""
+    bare = plain(bench, workers)
+    server, rest = cores()
+    everywhere = os.sched_getaffinity(0)
+    if workers == 1:
+        for process in (target.process, bare.process):
+            pin(process.pid, {server})
+        os.sched_setaffinity(0, {rest})  # the load inherits it
+    asked = {
+        "bare": (bare.port, "/health"),
+        "health": (target.port, "/health"),
+        "deep": (target.port, "/health?deep=1"),
+    }
+    try:
+        return sweep(bench, asked, seconds, rounds)
+    finally:
+        os.sched_setaffinity(0, everywhere)
+        bench.stop(bare)
+
+
+def measure(folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
     results: dict[str, Any] = {"machine": describe(folder), "workers": {}, "bare": {}}
     with Bench(folder) as bench:
         upstream = bench.upstream()
         os.sched_setaffinity(upstream.process.pid, os.sched_getaffinity(0))
-        for workers in SWEPT:
-            bare = plain(bench, workers)
-            results["bare"][workers] = sweep(bench, bare.port, seconds, "/health")
-            bench.stop(bare)
         for workers in WORKERS:
             target, ready = start(bench, upstream, workers)
             row: dict[str, Any] = {"ready_s": ready}
             row["calls"] = {c: load(bench, target.port, c, seconds, CHAT) for c in CALLS}
             if workers in SWEPT:
-                row["health"] = sweep(bench, target.port, seconds, "/health")
-                row["deep"] = sweep(bench, target.port, seconds, "/health?deep=1")
+                found = swept(bench, target, workers, seconds, rounds)
+                results["bare"][workers] = found.pop("bare")
+                row |= found
             pids = [target.process.pid] if workers == 1 else children(target.process.pid)
             row["rss_mib"] = [resident_bytes(pid) / 2**20 for pid in pids]
             began = time.monotonic()
@@ -171,7 +210,7 @@ def show(results: dict[str, Any]) -> None:
         )
 
 
-def sweeps(results: dict[str, Any]) -> dict[str, dict[int, dict[str, float]]]:
+def sweeps(results: dict[str, Any]) -> dict[str, Rows]:
     found = {f"{n} workers, bare uvicorn": rows for n, rows in results["bare"].items()}
     for workers, row in results["workers"].items():
         for kind in ("health", "deep"):
@@ -209,11 +248,12 @@ def draw(results: dict[str, Any], folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway.workers")
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5, help="of the sweeps of health")
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--png", type=Path, help="draw the sweeps into this folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aegis-bench-") as folder:
-        results = measure(Path(folder), options.seconds)
+        results = measure(Path(folder), options.seconds, options.rounds)
     show(results)
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
