@@ -481,3 +481,31 @@ def test_analyses_without_a_finding_are_recorded_only_when_asked_for(
                 assert (analysis["method"], analysis["findings"]) == ("text", [])
 
     run(main(), loop)
+
+
+def test_no_reply_is_analysed_when_that_is_off(tmp_path: Path, loop: str) -> None:
+    """A reply that repeats itself has a finding, and none with that setting."""
+    message = {"role": "assistant", "content": "so it goes on " * 300}
+    choice = {**upstream.REPLY["choices"][0], "message": message}
+
+    async def script(exchange: Exchange) -> None:
+        if json.loads(exchange.body).get("stream"):
+            await upstream.answer(exchange)
+        else:
+            await exchange.answer({**upstream.REPLY, "choices": [choice]})
+
+    async def main() -> None:
+        async with upstream.running(script) as up:
+            async with gateway(tmp_path / "on", up.url) as rig:
+                await rig.ask()
+                assert (await rig.wait_for("analysis"))[0]["analysis"]["findings"]
+            async with gateway(tmp_path / "off", up.url, evidence={"analysis": "off"}) as rig:
+                for stream in (False, True):
+                    assert (await rig.ask({**ASK, "stream": stream})).status == 200
+                await rig.wait_for("settle")
+                await asyncio.sleep(0.05)
+                assert not await rig.entries("analysis")
+                metrics = await rig.ask(b"", method="GET", path="/metrics", secret=None)
+                assert b'aegis_analyses_total{result="available"} 0.0' in metrics.body
+
+    run(main(), loop)

@@ -305,7 +305,7 @@ class Runtime:
             self.analyses,
             self.alerts,
             self.webhook,
-            all=settings.evidence.analysis == "all",
+            kept=settings.evidence.analysis,
         )
         self.retries = Retries(settings.upstream.retry)
         if settings.otel:
@@ -316,7 +316,7 @@ class Runtime:
         """Build the stages: at the start, and anew with reloaded settings."""
         settings, limits = self.settings, self.settings.limits
         recording = MODES[settings.evidence.mode](self.evidence, self.ledger, self.admission)
-        self.analyst.use(all=settings.evidence.analysis == "all")
+        self.analyst.use(kept=settings.evidence.analysis)
         relay = Relay(
             ledger=self.ledger, recording=recording, analyst=self.analyst, metrics=self.metrics
         )

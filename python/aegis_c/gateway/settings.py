@@ -215,8 +215,9 @@ class EvidenceSettings(Table):
         default="refuse",
         description="When the ledger cannot record: refuse calls, or serve and log the gap.",
     )
-    analysis: Literal["findings", "all"] = Field(
-        default="findings", description="Which analyses get an entry of their own."
+    analysis: Literal["off", "findings", "all"] = Field(
+        default="findings",
+        description="Which analyses get an entry of their own; off: no reply is analysed.",
     )
     rejections_per_source: float = Field(
         default=20.0,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -35,6 +35,8 @@ HELD_MAX: Final = 64 << 20  # octets of replies that wait; above it no call is a
 STREAM: Final = 64 << 10  # octets that what follows a stream counts for: about its size
 ANALYSIS_MAX: Final = 1536  # octets of JSON that an entry has room for
 
+Kept = Literal["off", "findings", "all"]
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -50,22 +52,23 @@ class Analyst:
         alerts: Alerts,
         webhook: Webhook,
         *,
-        all: bool,
+        kept: Kept,
     ) -> None:
-        """``all`` asks for an entry also when nothing was found."""
+        """``kept``: which analyses get an entry; "off" leaves replies unread, "all" asks for one
+        also when nothing was found."""
         self._background = background
         self._evidence = evidence
         self._analyser = analyser
         self._metrics = metrics
         self._alerts = alerts
         self._webhook = webhook
-        self._all = all
+        self._kept = kept
         self._held = 0  # octets of replies that wait or are looked at
         self._turn = asyncio.Lock()  # of long replies
 
-    def use(self, *, all: bool) -> None:
+    def use(self, *, kept: Kept) -> None:
         """Other settings from now on."""
-        self._all = all
+        self._kept = kept
 
     def room(self) -> bool:
         """Whether another call may be admitted: its reply will have to wait here."""
@@ -75,15 +78,19 @@ class Analyst:
 
     def look_at(self, call: Call, index: int, reply: bytes) -> None:
         """Queue the plain reply that entry ``index`` recorded."""
-        self._spawn(call, len(reply), self._reply, index, reply)
+        if self._kept != "off":
+            self._spawn(call, len(reply), self._reply, index, reply)
 
-    def stream(self, call: Call) -> ReplyStream:
-        """What follows a stream: it is fed as the events go out."""
+    def stream(self, call: Call) -> ReplyStream | None:
+        """What follows a stream: it is fed as the events go out. None: nothing does."""
+        if self._kept == "off":
+            return None
         return self._analyser.stream(model=call.model or "", session=_session(call))
 
-    def look_at_stream(self, call: Call, index: int, stream: ReplyStream) -> None:
+    def look_at_stream(self, call: Call, index: int, stream: ReplyStream | None) -> None:
         """Queue a stream that is over, and that entry ``index`` settled."""
-        self._spawn(call, STREAM, self._stream, index, stream)
+        if stream is not None:
+            self._spawn(call, STREAM, self._stream, index, stream)
 
     def _spawn(self, call: Call, size: int, job: Any, index: int, reply: object) -> None:
         try:
@@ -123,7 +130,7 @@ class Analyst:
     def _found(self, call: Call, index: int, analysis: dict[str, Any]) -> None:
         self._metrics.seen(analysis)
         findings = analysis["findings"]
-        if not findings and not self._all:
+        if not findings and self._kept != "all":
             return
         kept = bounded(analysis)
         made = self._evidence.analysis(call, index, kept)

@@ -114,7 +114,7 @@ class Relay:
         connection: Connection,
         events: EventReader,
         response: Commitment,
-        analysis: ReplyStream,
+        analysis: ReplyStream | None,
         send: Send,
     ) -> None:
         """Hand over event after event. Raises UpstreamError, ClientGone, OSError."""
@@ -143,7 +143,7 @@ class Relay:
         call: Call,
         connection: Connection,
         response: Commitment,
-        analysis: ReplyStream,
+        analysis: ReplyStream | None,
         send: Send,
     ) -> None:
         connection.handing = self._time()
@@ -152,10 +152,11 @@ class Relay:
         self._handed(out, call, response, analysis)
 
     @staticmethod
-    def _handed(out: bytes, call: Call, response: Commitment, analysis: ReplyStream) -> None:
+    def _handed(out: bytes, call: Call, response: Commitment, analysis: ReplyStream | None) -> None:
         """What was handed over is committed to, analysed, and charged."""
         response.update(out)
-        analysis.feed(out)
+        if analysis is not None:
+            analysis.feed(out)
         if call.held is not None:
             call.held.handed(out)
 
@@ -164,7 +165,7 @@ class Relay:
         call: Call,
         how: str,
         response: Commitment,
-        analysis: ReplyStream,
+        analysis: ReplyStream | None,
         events: EventReader,
     ) -> int | None:
         call.phases.end(UPSTREAM)
