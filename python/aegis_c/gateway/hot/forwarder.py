@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 from aegis_c.gateway.errors import Refusal
 from aegis_c.gateway.hot.adapters.openai import read_reply
 from aegis_c.gateway.hot.faults import in_openais_shape, upstream_garbage, upstream_refusal
-from aegis_c.gateway.hot.guard import Head
+from aegis_c.gateway.hot.guard import ClientGone, Head
 from aegis_c.gateway.hot.phases import EVIDENCE, FIRST_BYTE, UPSTREAM
 from aegis_c.gateway.hot.pool import UpstreamError, header_line
 from aegis_c.gateway.hot.reply import EVENTS, JSON, reply_headers
@@ -60,12 +60,16 @@ class Forwarder:
         """
         fields = self._fields(call, head, body)
         call.provider = self._dispatcher.sole
-        await self._recording.before(call)
         phases = call.phases
-        phases.end(EVIDENCE)
         watch = Watch(receive)
         exchange: Exchange | None = None
         try:
+            if self._recording.writes_ahead:
+                watch.start()
+            await self._recording.before(call)
+            phases.end(EVIDENCE)
+            if watch.left:
+                raise ClientGone
             sent = time.perf_counter_ns()
             exchange = await self._dispatcher.ask(
                 call, self._path, fields, body, watch, self._recording.asked

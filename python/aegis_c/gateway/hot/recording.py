@@ -30,6 +30,8 @@ log = logging.getLogger("aegis_c.gateway.recording")
 class Recording:
     """Everything is submitted before the reply goes out, and nothing waits for the disk."""
 
+    writes_ahead = False  # whether before() may wait for the disk
+
     def __init__(self, evidence: Evidence, ledger: AsyncLedger, admission: Admission) -> None:
         self._evidence = evidence
         self._ledger = ledger
@@ -143,6 +145,8 @@ class WriteAhead(Durable):
     A call whose intent could not be recorded but which is served all the same
     (``evidence.on_failure = "serve"``) is recorded as in durable mode.
     """
+
+    writes_ahead = True
 
     def entries(self, stream: bool) -> int:
         """An intent and a settle, whatever is asked for."""

@@ -36,6 +36,11 @@ class Watch:
         if self._task is None and not self._over:
             self._task = asyncio.get_running_loop().create_task(self._listen())
 
+    @property
+    def left(self) -> bool:
+        """Whether the caller left since start()."""
+        return self._task is not None and self._task.done()
+
     async def pause(self, seconds: float) -> None:
         """Wait, while nothing is asked of an upstream. Raises ClientGone when the caller left."""
         self.start()
