@@ -648,3 +648,43 @@ def test_every_piece_arrives_however_the_bytes_are_cut(loop: str) -> None:
             assert pool.created == 1
 
     run(main(), loop)
+
+
+@both_loops
+def test_a_sink_is_offered_each_piece_and_chunk_has_what_it_leaves(loop: str) -> None:
+    """Pieces taken are gone; one left is chunk()'s, in its order; an error is raised there."""
+    go = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.write(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+        for piece in (b"one", b"two", b"leave", b"four", b"raise", b"lost"):
+            await go.wait()
+            go.clear()
+            await exchange.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+
+    async def main() -> None:
+        taken: list[bytes] = []
+
+        def sink(piece: bytes) -> bool:
+            if piece == b"raise":
+                raise MemoryError
+            go.set()
+            if piece == b"leave":
+                return False
+            taken.append(piece)
+            return True
+
+        head = b"POST /chat HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+        async with upstream.running(script) as up, pool_of(up.url) as pool, asyncio.timeout(5):
+            connection = await pool.answered(await pool.open(head, b"{}"), head, b"{}")
+            connection.sink = sink
+            go.set()
+            assert await connection.chunk() == b"leave"
+            assert taken == [b"one", b"two"]
+            with pytest.raises(MemoryError):
+                await connection.chunk()
+            assert taken == [b"one", b"two", b"four"]
+            connection.release()
+            assert connection.sink is None
+
+    run(main(), loop)
