@@ -119,16 +119,6 @@ class Relay:
     ) -> None:
         """Hand over event after event. Raises UpstreamError, ClientGone, OSError."""
         pieces = Pieces(send)
-
-        def pass_at_once(data: bytes) -> bool:
-            if not pieces.ready():
-                return False
-            out = events.feed(data)
-            if out:
-                pieces.write(out)
-                self._handed(out, call, response, analysis)
-            return True
-
         while True:
             data = await connection.chunk()
             if data is None:
@@ -138,14 +128,12 @@ class Relay:
             else:  # silence
                 out = KEEP_ALIVE if events.between else b""
             if out:
-                if pieces.ready():
-                    pieces.write(out)
+                if pieces.write(out):
                     self._handed(out, call, response, analysis)
                 else:
                     await self._hand_over(out, call, connection, response, analysis, send)
                 if not call.first_ns and data:
                     call.first_ns = time.perf_counter_ns() - call.started
-                    connection.sink = pass_at_once  # the next ones need no turn of this task
             if data is None:
                 return
 

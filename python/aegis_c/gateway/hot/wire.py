@@ -72,21 +72,19 @@ class Pieces:
         cycle = getattr(send, "__self__", None)
         self._cycle = cycle if isinstance(cycle, RequestResponseCycle) else None
 
-    def ready(self) -> bool:
-        """True when a piece can be written now; else it takes an ASGI message, or its time."""
+    def write(self, data: bytes) -> bool:
+        """Write a piece, which is not empty; False: it takes an ASGI message, or its time."""
         cycle = self._cycle
-        return (
-            cycle is not None
-            and cycle.chunked_encoding is True
-            and not cycle.flow.write_paused
-            and not cycle.disconnected
-            and not cycle.response_complete
-        )
-
-    def write(self, data: bytes) -> None:
-        """Write a piece, which is not empty; only when ready()."""
-        assert self._cycle is not None
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if (
+            cycle is None
+            or not cycle.chunked_encoding
+            or cycle.flow.write_paused
+            or cycle.disconnected
+            or cycle.response_complete
+        ):
+            return False
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
 
 def _is_simple(cycle: RequestResponseCycle) -> bool:

@@ -59,7 +59,6 @@ class Connection(asyncio.Protocol):
         "headers",
         "on_slow",
         "on_stall",
-        "sink",
         "status",
         "transport",
     )
@@ -80,8 +79,6 @@ class Connection(asyncio.Protocol):
         self.handing = 0.0  # when the caller of chunk() began to pass a piece on; 0: it did not
         self.on_slow: Callable[[], None] | None = None
         self.on_stall: Callable[[], None] | None = None
-        #: Is offered each piece that chunk() waits for; True: it has taken it, chunk() waits on.
-        self.sink: Callable[[bytes], bool] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -186,7 +183,7 @@ class Connection(asyncio.Protocol):
         if not self.busy:
             return
         self.busy = False
-        self.on_slow = self.on_stall = self.sink = None
+        self.on_slow = self.on_stall = None
         self.handing = 0.0
         clean = (
             self.done
@@ -296,26 +293,6 @@ class Connection(asyncio.Protocol):
         else:
             if self._progressless > HEAD_LIMIT and not self.done:
                 self.fail(UpstreamError(f"{HEAD_LIMIT} bytes of the reply hold no body"))
-        if self._chunks and self._waiter is not None:
-            self._offer()
-
-    def _offer(self) -> None:
-        """Give what has come to the sink, which spares a waiting task its turn; else wake it."""
-        waiter = self._waiter
-        if self.sink is None or self._paused or waiter is None or waiter.done():
-            self._wake()
-            return
-        chunks = self._chunks
-        try:
-            taken = self.sink(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        except Exception as error:  # the waiting task's to handle, as if it had passed it on
-            self.fail(error)
-            return
-        if taken:
-            chunks.clear()
-            self._buffered = 0
-        else:
-            self._wake()
 
     def eof_received(self) -> None:
         """The upstream sent its last byte; connection_lost follows."""
@@ -397,6 +374,7 @@ class Connection(asyncio.Protocol):
         if self._buffered > BUFFER_HIGH and not self._collecting and not self._paused:
             self._paused = True
             self.transport.pause_reading()
+        self._wake()
 
     def on_message_complete(self) -> None:
         """The reply is complete (an informational one is followed by the real one)."""
