@@ -157,7 +157,7 @@ nodes_of(const uint8_t *const *left, const uint8_t *const *right, const bool adj
             w[2][i] = load_words(left[i] + 31);
         } else {
             w[2][i] = _mm_insert_epi8(_mm_shuffle_epi8(load(right[i]), WORDS_AFTER_ONE),
-                                      left[i][31], 3);
+                                      (char)left[i][31], 3);
         }
         w[3][i] = load_words(right[i] + 15);
         row[i] = ag_sha256_rows[right[i][31]];
