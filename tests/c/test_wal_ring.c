@@ -73,8 +73,8 @@ make_ring(struct ag_ring *ring, char *path, size_t size)
     (void)snprintf(path, 64, "/dev/shm/aegis-test-%d.ring", (int)getpid());
     (void)unlink(path);
     memset(ring, 0, sizeof(*ring));
-    ASSERT_EQ(ag_ring_create(ag_io_posix(), path, size, 42, 1, boot, ring, &err),
-              AG_OK);
+    ASSERT_EQ(ag_ring_create(ag_io_posix(), path, size, ring, &err), AG_OK);
+    ag_ring_begin(ring, 42, 1, boot);
 }
 
 static void
@@ -271,11 +271,8 @@ test_refused_files(void)
     char path[64];
     make_ring(&ring, path, AG_RING_MIN);
     struct ag_ring other;
-    uint8_t boot[AG_RING_BOOT] = {1};
     ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_ELOCKED);
-    ASSERT_EQ(
-        ag_ring_create(ag_io_posix(), path, AG_RING_MIN, 1, 1, boot, &other, &err),
-        AG_EIO);
+    ASSERT_EQ(ag_ring_create(ag_io_posix(), path, AG_RING_MIN, &other, &err), AG_EIO);
     ring.header->magic[7] = 9;
     ring.header->crc =
         ag_crc32c_mask(ag_crc32c(0, ring.header, offsetof(struct ag_ring_header, crc)));
@@ -285,6 +282,31 @@ test_refused_files(void)
     ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_ECORRUPT);
     ASSERT_EQ(unlink(path), 0);
     ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_ENOTFOUND);
+}
+
+/* A process that dies between making the file and writing its header leaves a ring that
+ * never held anything; one with anything in its header page is another matter. */
+static void
+test_making_cut_short(void)
+{
+    struct ag_ring ring, other;
+    struct ag_error err;
+    char path[64];
+    make_ring(&ring, path, AG_RING_MIN);
+    memset(ring.header, 0, AG_RING_PAGE);
+    ag_ring_unmap(ag_io_posix(), &ring);
+    ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_ENOTFOUND);
+    ASSERT_EQ(truncate(path, 0), 0);
+    ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_ENOTFOUND);
+    ASSERT_EQ(unlink(path), 0);
+    for (size_t at = 0; at < AG_RING_PAGE; at += 127) {
+        make_ring(&ring, path, AG_RING_MIN);
+        memset(ring.header, 0, AG_RING_PAGE);
+        ((uint8_t *)ring.header)[at] = 1;
+        ag_ring_unmap(ag_io_posix(), &ring);
+        ASSERT_EQ(ag_ring_attach(ag_io_posix(), path, &other, &err), AG_ECORRUPT);
+        ASSERT_EQ(unlink(path), 0);
+    }
 }
 
 /* Other threads read head and tail one after the other; when the producer has gone
@@ -309,5 +331,6 @@ main(void)
     RUN(test_room_seen_late);
     RUN(test_threads);
     RUN(test_refused_files);
+    RUN(test_making_cut_short);
     return 0;
 }

@@ -571,6 +571,47 @@ test_bad_input(void)
     forget();
 }
 
+/* Large enough that the ring is made, and the spare read, by threads beside the rest of
+ * an open: opened again; refused for a spare that is none, without a ring left behind.
+ */
+static void
+test_large(void)
+{
+    setup("large");
+    struct ag_wal_options made = options();
+    made.segment_bytes = 1 << 20;
+    made.ring_bytes = 4 << 20;
+    for (uint64_t run = 0; run < 3; run++) {
+        struct ag_wal *wal = NULL;
+        struct ag_error err;
+        ASSERT_EQ(ag_wal_open(log_path, &made, &wal, &err), AG_OK);
+        ASSERT_EQ_U(ag_wal_durable(wal), run);
+        ASSERT_EQ(append(wal, run + 1), AG_OK);
+        char spare[AG_WAL_PATH];
+        ASSERT_EQ(ag_wal_segment_path(spare, log_path, (uint32_t)run + 2, NULL), AG_OK);
+        while (access(spare, F_OK) != 0) {
+            (void)poll(NULL, 0, 1);
+        }
+        close_log(wal);
+        ASSERT_EQ(access(ring_path, F_OK), -1);
+    }
+    char file[AG_WAL_PATH];
+    ASSERT_EQ(ag_wal_segment_path(file, log_path, 4, NULL), AG_OK);
+    int fd = open(file, O_WRONLY | O_CLOEXEC);
+    ASSERT_LE(0, fd);
+    ASSERT_EQ(pwrite(fd, "x", 1, (1 << 20) - 1), 1);
+    refused(log_path, made, AG_ECORRUPT);
+    ASSERT_EQ(access(ring_path, F_OK), -1);
+    ASSERT_EQ(pwrite(fd, "", 1, (1 << 20) - 1), 1);
+    ASSERT_EQ(close(fd), 0);
+    struct ag_wal *wal = NULL;
+    struct ag_error err;
+    ASSERT_EQ(ag_wal_open(log_path, &made, &wal, &err), AG_OK);
+    ASSERT_EQ_U(ag_wal_durable(wal), 3);
+    close_log(wal);
+    forget();
+}
+
 int
 main(void)
 {
@@ -587,6 +628,7 @@ main(void)
     RUN(test_fork_and_second_writer);
     RUN(test_second_consumer);
     RUN(test_bad_input);
+    RUN(test_large);
     scratch_remove(folder);
     return 0;
 }

@@ -98,14 +98,47 @@ take_lock(struct ag_wal *wal, struct ag_error *err)
     return AG_OK;
 }
 
-/* Looks at the ring of the last run. *old is mapped when it can be replayed. */
+/* The ring of the last run, and the one of this run. */
+struct rings {
+    struct ag_ring old; /* mapped when it can be replayed */
+    int found;          /* status of the attempt to map it */
+    struct ag_error why;
+    struct ag_ring_making making;
+};
+
+/* Looks for the ring of the last run; when there is none, the new one is made while the
+ * log is read. */
 static int
-attach_old_ring(struct ag_wal *wal, struct ag_ring *old, struct ag_error *err)
+look_for_ring(struct ag_wal *wal, struct rings *rings, struct ag_error *err)
+{
+    int status =
+        ag_ring_place(wal->io, wal->path, wal->options.ring_path, wal->ring_path, err);
+    if (status != AG_OK) {
+        return status;
+    }
+    rings->found = ag_ring_attach(wal->io, wal->ring_path, &rings->old, &rings->why);
+    if (rings->found == AG_ENOTFOUND) {
+        ag_ring_make_start(&rings->making, wal->io, wal->ring_path,
+                           wal->options.ring_bytes);
+    } else if (rings->found != AG_OK && rings->found != AG_ECORRUPT &&
+               rings->found != AG_EVERSION) {
+        if (err != NULL) {
+            *err = rings->why;
+        }
+        return rings->found;
+    }
+    return AG_OK;
+}
+
+/* What the ring of the last run means for what recovery found. It stays mapped when it
+ * is to be replayed. */
+static int
+judge_old_ring(struct ag_wal *wal, struct rings *rings, struct ag_error *err)
 {
     uint8_t boot_id[AG_RING_BOOT];
     struct ag_wal_recovery *notes = &wal->recovery;
-    struct ag_error why;
-    int status = ag_ring_attach(wal->io, wal->ring_path, old, &why);
+    struct ag_ring *old = &rings->old;
+    int status = rings->found;
     if (status == AG_ENOTFOUND) {
         wal->ring_lost = !notes->fresh && !notes->clean_close && notes->log.opened != 0;
         if (wal->ring_lost) {
@@ -114,14 +147,9 @@ attach_old_ring(struct ag_wal *wal, struct ag_ring *old, struct ag_error *err)
         }
         return AG_OK;
     }
-    if (status == AG_ECORRUPT || status == AG_EVERSION) {
+    if (status != AG_OK) {
         wal->ring_lost = true;
-        ag_wal_note(notes, "ring: %s, left out", why.what);
-    } else if (status != AG_OK) {
-        if (err != NULL) {
-            *err = why;
-        }
-        return status;
+        ag_wal_note(notes, "ring: %s, left out", rings->why.what);
     } else {
         ag_ring_boot_id(boot_id);
         struct ag_ring_view view = ag_ring_look(old);
@@ -301,12 +329,58 @@ release(struct ag_wal *wal)
     ag_wal_buffer_free((void *)wal);
 }
 
+/* The ring of this run, with its header, behind a log that has been started. */
+static int
+take_ring(struct ag_wal *wal, struct ag_ring_making *making, struct ag_error *err)
+{
+    uint8_t boot_id[AG_RING_BOOT];
+    size_t bytes = wal->options.ring_bytes;
+    if (!making->begun) {
+        ag_ring_make_start(making, wal->io, wal->ring_path, bytes);
+    }
+    int status = ag_ring_make_finish(making, &wal->ring, err);
+    if (status != AG_OK) {
+        return status;
+    }
+    if (wal->ring.capacity < bytes) {
+        ag_wal_note(&wal->recovery,
+                    "warning: ring of %zu bytes instead of %zu: no more room in shared "
+                    "memory",
+                    wal->ring.capacity, bytes);
+    }
+    ag_ring_boot_id(boot_id);
+    ag_ring_begin(&wal->ring, wal->log.wal_id, wal->log.epoch, boot_id);
+    return AG_OK;
+}
+
+static int
+open_log_and_ring(struct ag_wal *wal, struct rings *rings, struct ag_error *err)
+{
+    const struct ag_wal_recover_options order = {.accept_at = wal->options.accept_at,
+                                                 .accept_seq = wal->options.accept_seq};
+    int status = look_for_ring(wal, rings, err);
+    if (status == AG_OK) {
+        status = ag_wal_recover(wal->io, wal->path, &order, &wal->recovery, err);
+    }
+    if (status == AG_OK) {
+        ag_wal_judge_fs(wal->io, wal->path, &wal->recovery);
+        status = judge_old_ring(wal, rings, err);
+    }
+    if (status == AG_OK) {
+        status = start_log(wal, &rings->old, &wal->recovery, err);
+    }
+    /* From here on everything that the old ring held is on disk. */
+    ag_ring_unmap(wal->io, &rings->old);
+    if (status == AG_OK) {
+        status = take_ring(wal, &rings->making, err);
+    }
+    ag_ring_make_undo(&rings->making);
+    return status;
+}
+
 static int
 open_all(struct ag_wal *wal, struct ag_error *err)
 {
-    struct ag_ring old = {.fd = -1};
-    const struct ag_wal_recover_options order = {.accept_at = wal->options.accept_at,
-                                                 .accept_seq = wal->options.accept_seq};
     int status = make_guard(wal, err);
     if (status == AG_OK) {
         status = open_directory(wal, err);
@@ -315,25 +389,8 @@ open_all(struct ag_wal *wal, struct ag_error *err)
         status = take_lock(wal, err);
     }
     if (status == AG_OK) {
-        status = ag_wal_recover(wal->io, wal->path, &order, &wal->recovery, err);
-    }
-    if (status == AG_OK) {
-        ag_wal_judge_fs(wal->io, wal->path, &wal->recovery);
-        status = ag_ring_place(wal->io, wal->path, wal->options.ring_path,
-                               wal->ring_path, err);
-    }
-    if (status == AG_OK) {
-        status = attach_old_ring(wal, &old, err);
-    }
-    if (status == AG_OK) {
-        status = start_log(wal, &old, &wal->recovery, err);
-    }
-    /* From here on everything that the old ring held is on disk. */
-    ag_ring_unmap(wal->io, &old);
-    if (status == AG_OK) {
-        status = ag_ring_make(wal->io, wal->ring_path, wal->options.ring_bytes,
-                              wal->log.wal_id, wal->log.epoch, &wal->ring,
-                              &wal->recovery, err);
+        struct rings rings = {.old = {.fd = -1}};
+        status = open_log_and_ring(wal, &rings, err);
     }
     if (status == AG_OK) {
         wal->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

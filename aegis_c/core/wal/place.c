@@ -11,6 +11,8 @@
 #include "base/alloc.h"
 
 #define SHM "/dev/shm"
+/* A ring below this size is made before a thread has begun. */
+#define THREAD_MIN (4u << 20)
 #define TMPFS_MAGIC 0x01021994u
 #define RAMFS_MAGIC 0x858458f6u
 
@@ -95,27 +97,21 @@ ag_ring_place(const struct ag_io *io, const char *dir, const char *wish, char *t
     return ag_wal_path(to, folder, name, err);
 }
 
-int
-ag_ring_make(const struct ag_io *io, const char *path, size_t bytes, uint64_t wal_id,
-             uint32_t epoch, struct ag_ring *ring, struct ag_wal_recovery *notes,
-             struct ag_error *err)
+static int
+make(struct ag_ring_making *making)
 {
-    uint8_t boot_id[AG_RING_BOOT];
-    ag_ring_boot_id(boot_id);
+    const struct ag_io *io = making->io;
+    const char *path = making->path;
+    struct ag_error *err = &making->err;
     int result = io->unlink(io->ctx, path);
     if (result < 0 && result != -ENOENT) {
         return ag_fail_sys(err, -result, path, "remove the old ring");
     }
+    size_t bytes = making->bytes;
     size_t smallest = bytes < AG_RING_SMALLEST ? bytes : AG_RING_SMALLEST;
     for (size_t size = bytes;; size /= 2) {
         size = size < smallest ? smallest : size;
-        int status = ag_ring_create(io, path, size, wal_id, epoch, boot_id, ring, err);
-        if (status == AG_OK && size < bytes) {
-            ag_wal_note(notes,
-                        "warning: ring of %zu bytes instead of %zu: no more room in "
-                        "shared memory",
-                        size, bytes);
-        }
+        int status = ag_ring_create(io, path, size, &making->ring, err);
         if (status != AG_EFULL) {
             return status;
         }
@@ -125,6 +121,66 @@ ag_ring_make(const struct ag_io *io, const char *path, size_t bytes, uint64_t wa
             return no_place(err, AG_EIO, path, "no room in shared memory for the ring",
                             want, "less");
         }
+    }
+}
+
+static void *
+make_main(void *arg)
+{
+    struct ag_ring_making *making = arg;
+    making->status = make(making);
+    return NULL;
+}
+
+void
+ag_ring_make_start(struct ag_ring_making *making, const struct ag_io *io,
+                   const char *path, size_t bytes)
+{
+    memset(making, 0, sizeof(*making));
+    making->io = io;
+    making->path = path;
+    making->bytes = bytes;
+    making->begun = true;
+    making->running = bytes >= THREAD_MIN &&
+                      pthread_create(&making->thread, NULL, make_main, making) == 0;
+    if (!making->running) {
+        (void)make_main(making);
+    }
+}
+
+static void
+wait_for(struct ag_ring_making *making)
+{
+    if (making->running) {
+        (void)pthread_join(making->thread, NULL);
+        making->running = false;
+    }
+    making->begun = false;
+}
+
+int
+ag_ring_make_finish(struct ag_ring_making *making, struct ag_ring *ring,
+                    struct ag_error *err)
+{
+    wait_for(making);
+    *ring = making->ring;
+    if (making->status != AG_OK && err != NULL) {
+        *err = making->err;
+    }
+    return making->status;
+}
+
+void
+ag_ring_make_undo(struct ag_ring_making *making)
+{
+    if (!making->begun) {
+        return;
+    }
+    wait_for(making);
+    if (making->status == AG_OK) {
+        (void)making->io->unlink(making->io->ctx, making->path);
+        ag_ring_unlock(making->io, &making->ring);
+        ag_ring_unmap(making->io, &making->ring);
     }
 }
 

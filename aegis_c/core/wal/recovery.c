@@ -10,6 +10,8 @@
 
 /* Segments below this size are not worth a second thread. */
 #define PREFETCH_MIN (1u << 20)
+/* A spare is read in pieces of this size: fast enough for a disk, and few new pages. */
+#define SPARE_PIECE (512u << 10)
 
 void
 ag_wal_note(struct ag_wal_recovery *recovery, const char *format, ...)
@@ -176,12 +178,21 @@ struct live {
     struct ag_wal_segment_header header;
 };
 
+static int
+refuse_header(struct ag_error *err, const char *dir, const struct live *live)
+{
+    return refuse_segment(err, AG_ECORRUPT, dir, live->number, AG_NO_POSITION,
+                          "the header of a segment with content is damaged",
+                          "an intact header",
+                          live->read == AG_READ_ZERO ? "zeros" : "other bytes");
+}
+
 /* Reads block 0 of every live file and decides which are active; the last file may be a
- * spare. */
+ * spare: whether the rest of it is zero, `rest` is then asked to find out. */
 static int
 read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *buffer,
-             struct live *live, size_t count, size_t *active,
-             struct ag_wal_recovery *recovery, struct ag_error *err)
+             struct live *live, size_t count, size_t *active, struct ag_wal_fetch *rest,
+             const struct ag_wal_recovery *recovery, struct ag_error *err)
 {
     uint32_t bytes = recovery->log.segment_bytes;
     *active = count;
@@ -197,38 +208,55 @@ read_headers(const struct ag_io *io, const char *dir, bool read_only, uint8_t *b
             ag_io_read_full(io, source.fd, source.path, buffer, AG_WAL_BLOCK, 0, err);
         if (status == AG_OK) {
             live[i].read = ag_wal_decode_segment(buffer, &live[i].header);
-            if (live[i].read != AG_READ_OK && last) {
-                status =
-                    ag_io_read_full(io, source.fd, source.path, buffer, bytes, 0, err);
+        }
+        if (status == AG_OK && last &&
+            (live[i].read == AG_READ_ZERO || live[i].read == AG_READ_BAD)) {
+            *active = i;
+            rest->io = io;
+            rest->source = source; /* transferred */
+            rest->from = AG_WAL_BLOCK;
+            rest->n = bytes - AG_WAL_BLOCK;
+            rest->piece = bytes < SPARE_PIECE ? bytes : SPARE_PIECE;
+            rest->buffer = ag_wal_buffer(rest->piece);
+            if (rest->buffer == NULL) {
+                return ag_fail(err, AG_ENOMEM, "no memory to read segments");
             }
+            ag_wal_fetch_start(rest, bytes >= PREFETCH_MIN);
+            return AG_OK;
         }
         ag_wal_source_close(io, &source);
         if (status != AG_OK) {
             return status;
-        }
-        if (live[i].read == AG_READ_OK) {
-            continue;
         }
         if (live[i].read == AG_READ_VERSION) {
             return refuse_segment(err, AG_EVERSION, dir, live[i].number, AG_NO_POSITION,
                                   "a segment of another version", "version 1",
                                   "another");
         }
-        bool rest_zero =
-            last && ag_wal_is_zero(buffer + AG_WAL_BLOCK, bytes - AG_WAL_BLOCK);
-        if (!rest_zero) {
-            return refuse_segment(
-                err, AG_ECORRUPT, dir, live[i].number, AG_NO_POSITION,
-                "the header of a segment with content is damaged", "an intact header",
-                live[i].read == AG_READ_ZERO ? "zeros" : "other bytes");
+        if (live[i].read != AG_READ_OK) {
+            return refuse_header(err, dir, &live[i]);
         }
-        *active = i;
-        recovery->spare = true;
-        recovery->bytes_read += bytes;
-        if (live[i].read == AG_READ_BAD) {
-            ag_wal_note(recovery, "segment %" PRIu32 ": activation cut short, empty",
-                        live[i].number);
-        }
+    }
+    return AG_OK;
+}
+
+/* What `rest` has found behind the header of a file that seemed to be the spare. */
+static int
+check_spare(const char *dir, const struct live *live, struct ag_wal_fetch *rest,
+            struct ag_wal_recovery *recovery, struct ag_error *err)
+{
+    int status = ag_wal_fetch_finish(rest, err);
+    if (status == AG_OK && !rest->zero) {
+        status = refuse_header(err, dir, live);
+    }
+    if (status != AG_OK) {
+        return status;
+    }
+    recovery->spare = true;
+    recovery->bytes_read += recovery->log.segment_bytes;
+    if (live->read == AG_READ_BAD) {
+        ag_wal_note(recovery, "segment %" PRIu32 ": activation cut short, empty",
+                    live->number);
     }
     return AG_OK;
 }
@@ -388,6 +416,7 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
     struct ag_wal_names names = {0};
     struct live *live = NULL;
     uint8_t *buffers[2] = {NULL, NULL};
+    struct ag_wal_fetch *spare = NULL;
     struct ag_wal_segment_scan scan;
     memset(&scan, 0, sizeof(scan));
     memset(recovery, 0, sizeof(*recovery));
@@ -413,13 +442,15 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
     live = ag_calloc(count, sizeof(*live));
     recovery->segments = ag_calloc(count, sizeof(*recovery->segments));
     recovery->leftovers = ag_calloc(below, sizeof(*recovery->leftovers));
+    spare = ag_calloc(1, sizeof(*spare));
     buffers[0] = ag_wal_buffer(recovery->log.segment_bytes);
     buffers[1] = count > 1 ? ag_wal_buffer(recovery->log.segment_bytes) : buffers[0];
     if (live == NULL || recovery->segments == NULL || recovery->leftovers == NULL ||
-        buffers[0] == NULL || buffers[1] == NULL) {
+        spare == NULL || buffers[0] == NULL || buffers[1] == NULL) {
         status = ag_fail(err, AG_ENOMEM, "no memory to read segments");
         goto exit;
     }
+    spare->source.fd = -1;
     for (size_t i = 0; i < below; i++) {
         recovery->leftovers[recovery->leftover_count++] = names.numbers[i];
     }
@@ -439,10 +470,13 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
         goto exit;
     }
     status = read_headers(io, dir, options->read_only, buffers[0], live, count, &active,
-                          recovery, err);
+                          spare, recovery, err);
     if (status == AG_OK) {
         status =
             scan_all(io, dir, options, live, active, buffers, recovery, &scan, err);
+    }
+    if (status == AG_OK && active < count) {
+        status = check_spare(dir, &live[active], spare, recovery, err);
     }
     if (status == AG_OK) {
         status = check_end(dir, count, active, &scan, recovery, err);
@@ -472,6 +506,12 @@ ag_wal_recover(const struct ag_io *io, const char *dir,
                 active, recovery->records, recovery->last_seq,
                 recovery->clean_close ? ", closed cleanly" : "");
 exit:
+    if (spare != NULL) {
+        (void)ag_wal_fetch_finish(spare, NULL);
+        ag_wal_source_close(io, &spare->source);
+        ag_wal_buffer_free(spare->buffer);
+        ag_free(spare);
+    }
     if (buffers[1] != buffers[0]) {
         ag_wal_buffer_free(buffers[1]);
     }

@@ -68,12 +68,15 @@ struct ag_ring_entry {
 void ag_ring_boot_id(uint8_t to[AG_RING_BOOT]);
 
 /* Makes a new ring file (which must not exist) of 4 KiB-rounded `bytes`: 0600, locked,
- * space reserved. AG_EFULL when there is no space. */
+ * space reserved, its header zero. AG_EFULL when there is no space. */
 int ag_ring_create(const struct ag_io *io, const char *path, size_t bytes,
-                   uint64_t wal_id, uint32_t epoch, const uint8_t boot_id[AG_RING_BOOT],
                    struct ag_ring *ring, struct ag_error *err);
-/* Maps what an earlier process left. AG_ENOTFOUND, AG_ELOCKED (its owner lives),
- * AG_EVERSION, AG_ECORRUPT; the last two only when the file can be left aside. */
+/* Writes the header: from here on it is the ring of this log. */
+void ag_ring_begin(struct ag_ring *ring, uint64_t wal_id, uint32_t epoch,
+                   const uint8_t boot_id[AG_RING_BOOT]);
+/* Maps what an earlier process left. AG_ENOTFOUND (also for one whose header was never
+ * written: nothing was ever in it), AG_ELOCKED (its owner lives), AG_EVERSION,
+ * AG_ECORRUPT; the last two only when the file can be left aside. */
 int ag_ring_attach(const struct ag_io *io, const char *path, struct ag_ring *ring,
                    struct ag_error *err);
 /* Makes the pages present ahead of use, which costs more than all else of an open (7 ms

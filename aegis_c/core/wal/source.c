@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/alloc.h"
+#include "wal/format.h"
 
 #ifndef O_DIRECT
 #define O_DIRECT 0
@@ -125,8 +126,18 @@ static void *
 fetch_main(void *arg)
 {
     struct ag_wal_fetch *fetch = arg;
-    fetch->status = ag_io_read_full(fetch->io, fetch->source.fd, fetch->source.path,
-                                    fetch->buffer, fetch->n, 0, &fetch->err);
+    size_t piece = fetch->piece != 0 ? fetch->piece : fetch->n;
+    fetch->zero = fetch->piece != 0;
+    fetch->status = AG_OK;
+    for (size_t done = 0; done < fetch->n && fetch->status == AG_OK; done += piece) {
+        size_t n = fetch->n - done < piece ? fetch->n - done : piece;
+        fetch->status =
+            ag_io_read_full(fetch->io, fetch->source.fd, fetch->source.path,
+                            fetch->buffer, n, fetch->from + done, &fetch->err);
+        if (fetch->status == AG_OK && fetch->zero) {
+            fetch->zero = ag_wal_is_zero(fetch->buffer, n);
+        }
+    }
     return NULL;
 }
 

@@ -32,19 +32,22 @@ int ag_wal_source_open(const struct ag_io *io, const char *dir, uint32_t number,
                        struct ag_wal_source *source, struct ag_error *err);
 void ag_wal_source_close(const struct ag_io *io, struct ag_wal_source *source);
 
-/* Reads one segment into a buffer, on a thread of its own when that pays. */
+/* Reads one segment into a buffer, on a thread of its own when that pays; or, with
+ * `piece`, through a buffer of so many bytes, only to see whether it is all zero. */
 struct ag_wal_fetch {
     const struct ag_io *io;
     struct ag_wal_source source;
     uint8_t *buffer; /* borrowed */
-    size_t n;
+    size_t from, n;  /* the bytes of the file; a multiple of a block */
+    size_t piece;    /* 0: all of them at a time */
+    bool zero;       /* with `piece`: whether they are */
     int status;
     struct ag_error err;
     pthread_t thread;
     bool running;
 };
 
-/* Fills the buffer with the first n bytes of the source; finish waits for it. */
+/* Reads n bytes of the source; finish waits for it. */
 void ag_wal_fetch_start(struct ag_wal_fetch *fetch, bool threaded);
 int ag_wal_fetch_finish(struct ag_wal_fetch *fetch, struct ag_error *err);
 
