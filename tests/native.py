@@ -184,7 +184,7 @@ def ledger_calls(ledger: aegis_c.Ledger) -> dict[str, Callable[[], object]]:
         "find no id": ignore(ValueError, lambda: ledger.find("x")),
         "open_intents": ledger.open_intents,
         "entry beyond": ignore(IndexError, lambda: ledger.entry(far)),
-        "entry negative": ignore(OverflowError, lambda: ledger.entry(-1)),
+        "entry negative": ignore(IndexError, lambda: ledger.entry(-1)),
         "checkpoint": ledger.checkpoint,
         "root": ledger.root,
         "root beyond": ignore(IndexError, lambda: ledger.root(far)),

@@ -88,6 +88,13 @@ agpy_u64(PyObject *value, const char *name, PyObject *out_of_range, uint64_t *ou
     return 0;
 }
 
+int
+agpy_position(PyObject *value, void *to_u64)
+{
+    return agpy_u64(value, "index, size or sequence number", PyExc_IndexError,
+                    to_u64) == 0;
+}
+
 const uint8_t *
 agpy_hash(PyObject *value, const char *name, PyObject *wrong_length)
 {

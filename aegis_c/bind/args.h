@@ -23,6 +23,10 @@ int agpy_unpack(const struct agpy_signature *signature, PyObject *const *args,
  * `out_of_range` (naming the value) when it does not fit. */
 int agpy_u64(PyObject *value, const char *name, PyObject *out_of_range, uint64_t *out);
 
+/* The same as a converter ("O&") for an index, a size or a sequence number: IndexError.
+ * 1, or 0 with the exception set. */
+int agpy_position(PyObject *value, void *to_u64);
+
 /* The 32 octets of a hash, borrowed from `value`; NULL with TypeError unless it is
  * bytes, with `wrong_length` (naming the length) unless it has 32. */
 const uint8_t *agpy_hash(PyObject *value, const char *name, PyObject *wrong_length);

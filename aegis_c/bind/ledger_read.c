@@ -1,5 +1,6 @@
 /* Methods of aegis_c.Ledger that read entries and make proofs. All may read files, so
  * they run without the GIL. */
+#include "args.h"
 #include "base/alloc.h"
 #include "commitment_type.h"
 #include "ledger_functions.h"
@@ -17,10 +18,10 @@ agpy_ledger_entry(PyObject *self, PyObject *object)
 {
     uint8_t *entry = NULL;
     size_t n = 0;
+    uint64_t index = 0;
     struct ag_error err;
     int status = AG_OK;
-    unsigned long long index = PyLong_AsUnsignedLongLong(object);
-    if (index == (unsigned long long)-1 && PyErr_Occurred()) {
+    if (!agpy_position(object, &index)) {
         return NULL;
     }
     struct ag_ledger *ledger = agpy_ledger_acquire(self);
@@ -137,12 +138,7 @@ optional_size(struct ag_ledger *ledger, PyObject *object, uint64_t *size)
         *size = ag_ledger_stage_size(ledger, AG_INTEGRATED);
         return 0;
     }
-    unsigned long long value = PyLong_AsUnsignedLongLong(object);
-    if (value == (unsigned long long)-1 && PyErr_Occurred()) {
-        return -1;
-    }
-    *size = value;
-    return 0;
+    return agpy_position(object, size) ? 0 : -1;
 }
 
 typedef int (*proof_fn)(struct ag_ledger *ledger, uint64_t first, uint64_t size,
@@ -150,8 +146,7 @@ typedef int (*proof_fn)(struct ag_ledger *ledger, uint64_t first, uint64_t size,
                         struct ag_error *err);
 
 static PyObject *
-make_proof(PyObject *self, unsigned long long first, PyObject *size_object,
-           proof_fn make)
+make_proof(PyObject *self, uint64_t first, PyObject *size_object, proof_fn make)
 {
     uint8_t proof[AG_PROOF_MAX][AG_HASH_SIZE];
     size_t count = 0;
@@ -184,10 +179,10 @@ PyObject *
 agpy_ledger_inclusion_proof(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"index", "size", NULL};
-    unsigned long long index = 0;
+    uint64_t index = 0;
     PyObject *size = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|O:inclusion_proof", names, &index,
-                                     &size)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O:inclusion_proof", names,
+                                     agpy_position, &index, &size)) {
         return NULL;
     }
     return make_proof(self, index, size, ag_ledger_inclusion);
@@ -203,10 +198,10 @@ PyObject *
 agpy_ledger_consistency_proof(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"old_size", "new_size", NULL};
-    unsigned long long old_size = 0;
+    uint64_t old_size = 0;
     PyObject *new_size = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|O:consistency_proof", names,
-                                     &old_size, &new_size)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|O:consistency_proof", names,
+                                     agpy_position, &old_size, &new_size)) {
         return NULL;
     }
     return make_proof(self, old_size, new_size, ag_ledger_consistency);
@@ -255,10 +250,10 @@ agpy_ledger_receipt(PyObject *self, PyObject *object)
 {
     char *text = NULL;
     size_t n = 0;
+    uint64_t index = 0;
     struct ag_error err;
     int status = AG_OK;
-    unsigned long long index = PyLong_AsUnsignedLongLong(object);
-    if (index == (unsigned long long)-1 && PyErr_Occurred()) {
+    if (!agpy_position(object, &index)) {
         return NULL;
     }
     struct ag_ledger *ledger = agpy_ledger_acquire(self);

@@ -1,6 +1,8 @@
 /* Methods of aegis_c.Ledger that tell how far entries are, and what the ledger is. */
+#include <inttypes.h>
 #include <string.h>
 
+#include "args.h"
 #include "ledger_type.h"
 #include "wal_stats.h"
 
@@ -31,10 +33,11 @@ PyObject *
 agpy_ledger_want(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"index", "state", NULL};
-    unsigned long long index = 0;
+    uint64_t index = 0;
     const char *state = "durable";
     enum ag_stage stage = AG_DURABLE;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|s:want", names, &index, &state) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|s:want", names, agpy_position,
+                                     &index, &state) ||
         parse_stage(state, &stage) < 0) {
         return NULL;
     }
@@ -46,7 +49,7 @@ agpy_ledger_want(PyObject *self, PyObject *args, PyObject *kwargs)
     agpy_ledger_release(self);
     if (status != AG_OK) {
         struct ag_error err;
-        (void)ag_fail(&err, status, "entry %llu does not exist", index);
+        (void)ag_fail(&err, status, "entry %" PRIu64 " does not exist", index);
         return agpy_ledger_raise(self, status, &err);
     }
     Py_RETURN_NONE;
@@ -61,15 +64,15 @@ PyObject *
 agpy_ledger_wait(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"index", "state", "timeout", NULL};
-    unsigned long long index = 0;
+    uint64_t index = 0;
     const char *state = "durable";
     PyObject *timeout = Py_None;
     enum ag_stage stage = AG_DURABLE;
     uint64_t timeout_ns = UINT64_MAX;
     struct ag_error err;
     int status = AG_OK;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|sO:wait", names, &index, &state,
-                                     &timeout) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O&|sO:wait", names, agpy_position,
+                                     &index, &state, &timeout) ||
         parse_stage(state, &stage) < 0) {
         return NULL;
     }

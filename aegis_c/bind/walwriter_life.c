@@ -3,6 +3,7 @@
 
 #include <time.h>
 
+#include "args.h"
 #include "base/clock.h"
 #include "fork.h"
 
@@ -312,7 +313,7 @@ agpy_walwriter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *path = NULL, *ring = NULL, *archive = NULL;
     PyObject *ring_object = Py_None, *archive_object = Py_None, *accept = Py_None;
     long long segment_bytes = 16 << 20, ring_bytes = 16 << 20, max_delay_us = 2000;
-    unsigned long long accept_at = 0, accept_seq = 0;
+    uint64_t accept_at = 0, accept_seq = 0;
     int direct = 1;
     struct walwriter_object *self = NULL;
     struct ag_error err;
@@ -329,7 +330,8 @@ agpy_walwriter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         (archive_object != Py_None &&
          !PyUnicode_FSConverter(archive_object, &archive)) ||
         (accept != Py_None &&
-         !PyArg_ParseTuple(accept, "KK:accept_tail", &accept_at, &accept_seq))) {
+         !PyArg_ParseTuple(accept, "O&O&:accept_tail", agpy_position, &accept_at,
+                           agpy_position, &accept_seq))) {
         goto exit;
     }
     if (segment_bytes <= 0 || segment_bytes > UINT32_MAX || ring_bytes <= 0 ||

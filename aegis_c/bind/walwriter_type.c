@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <structmember.h>
 
+#include "args.h"
 #include "base/alloc.h"
 #include "detach.h"
 #include "wal_stats.h"
@@ -87,17 +88,6 @@ walwriter_append(PyObject *object, PyObject *payload)
     return PyLong_FromUnsignedLongLong(seq);
 }
 
-static int
-parse_number(PyObject *object, uint64_t *number)
-{
-    unsigned long long value = PyLong_AsUnsignedLongLong(object);
-    if (value == (unsigned long long)-1 && PyErr_Occurred()) {
-        return -1;
-    }
-    *number = value;
-    return 0;
-}
-
 PyDoc_STRVAR(want_doc,
              "want($self, seq, /)\n--\n\n"
              "Somebody awaits seq: flush now instead of gathering. The eventfd "
@@ -107,7 +97,7 @@ static PyObject *
 walwriter_want(PyObject *object, PyObject *argument)
 {
     uint64_t seq;
-    if (parse_number(argument, &seq) < 0) {
+    if (!agpy_position(argument, &seq)) {
         return NULL;
     }
     struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
@@ -137,7 +127,7 @@ walwriter_sync(PyObject *object, PyObject *args, PyObject *kwargs)
     int status;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OO:sync", names, &seq_object,
                                      &timeout_object) ||
-        (seq_object != Py_None && parse_number(seq_object, &seq) < 0) ||
+        (seq_object != Py_None && !agpy_position(seq_object, &seq)) ||
         agpy_walwriter_timeout(timeout_object, &timeout_ns) < 0) {
         return NULL;
     }
@@ -219,7 +209,7 @@ static PyObject *
 walwriter_want_room(PyObject *object, PyObject *argument)
 {
     uint64_t n;
-    if (parse_number(argument, &n) < 0) {
+    if (!agpy_position(argument, &n)) {
         return NULL;
     }
     struct ag_wal *wal = agpy_walwriter_enter(WALWRITER(object));
@@ -248,7 +238,7 @@ walwriter_release(PyObject *object, PyObject *args)
     struct ag_error err;
     int status;
     if (!PyArg_ParseTuple(args, "O|y#:release", &seq_object, &blob, &blob_n) ||
-        parse_number(seq_object, &seq) < 0) {
+        !agpy_position(seq_object, &seq)) {
         return NULL;
     }
     if (blob_n > (Py_ssize_t)AG_WAL_BLOB_MAX) {

@@ -236,12 +236,29 @@ flip(const char *path, size_t at)
     scratch_write(path, bytes, n);
 }
 
+/* Of every name, mode and octet below a folder. */
+static void
+fingerprint(const char *name, char hex[65])
+{
+    char command[1200];
+    (void)snprintf(command, sizeof(command),
+                   "cd '%s/%s' && { find . -printf '%%p %%m %%s\\n' | sort; "
+                   "find . -type f | sort | xargs -r sha256sum; } | sha256sum",
+                   dir, name);
+    FILE *pipe = popen(command, "r");
+    ASSERT_NOT_NULL(pipe);
+    ASSERT_EQ_U(fread(hex, 1, 64, pipe), 64);
+    hex[64] = '\0';
+    ASSERT_EQ(pclose(pipe), 0);
+}
+
 void
 refuses(const char *name, int status, const char *file)
 {
     struct ag_ledger *ledger = NULL;
     struct ag_error err;
-    char path[512];
+    char path[512], before[65], after[65];
+    fingerprint(name, before);
     int got = try_open(name, NULL, NULL, &ledger, &err);
     if (got != status) {
         CHECK_FAIL("%s: %s, but %s: %s", name, ag_status_name(status),
@@ -249,6 +266,8 @@ refuses(const char *name, int status, const char *file)
     }
     ASSERT_EQ_STR(err.file, file_of(path, name, file));
     ASSERT(err.advice[0] != '\0');
+    fingerprint(name, after);
+    ASSERT_EQ_STR(before, after); /* nothing is written, nothing is deleted */
 }
 
 void

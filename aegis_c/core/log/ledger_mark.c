@@ -46,16 +46,13 @@ read_intents(struct ag_ledger *ledger, const uint8_t *blob, uint32_t n, uint64_t
 }
 
 int
-ag_ledger_read_mark(struct ag_ledger *ledger, uint64_t *size,
-                    uint8_t root[AG_HASH_SIZE], struct ag_error *err)
+ag_ledger_read_mark(struct ag_ledger *ledger, const struct ag_wal_found *found,
+                    uint64_t *size, uint8_t root[AG_HASH_SIZE], struct ag_error *err)
 {
-    uint64_t seq = 0;
-    uint8_t *blob = NULL;
-    uint32_t n = 0;
-    int status = ag_wal_low_water(ledger->wal, &seq, &blob, &n);
-    if (status != AG_OK) {
-        return ag_fail(err, status, "cannot read the low-water mark");
-    }
+    uint64_t seq = found->low_water;
+    const uint8_t *blob = found->blob;
+    uint32_t n = found->blob_len;
+    int status = AG_OK;
     if (n == 0 && seq == 0) {
         *size = 0;
         ag_sha256("", 0, root);
@@ -69,7 +66,6 @@ ag_ledger_read_mark(struct ag_ledger *ledger, uint64_t *size,
         memcpy(root, blob + 16, AG_HASH_SIZE);
         status = read_intents(ledger, blob, n, seq, err);
     }
-    ag_free(blob);
     return status;
 }
 

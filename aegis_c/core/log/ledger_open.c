@@ -142,6 +142,37 @@ exists(const struct ag_io *io, const char *path)
     return fd >= 0 || fd != -ENOENT;
 }
 
+static void
+each_foreign(void *arg, const char *name)
+{
+    char *found = arg;
+    if (name[0] != '.' && strcmp(name, "lost+found") != 0 && found[0] == '\0') {
+        (void)snprintf(found, NAME_MAX + 1, "%s", name);
+    }
+}
+
+/* A new log is not made among somebody's other files, which would be served with it. */
+static int
+refuse_foreign(const struct ag_ledger *ledger, const char *published,
+               struct ag_error *err)
+{
+    char found[NAME_MAX + 1] = "", path[PATH_MAX];
+    int result = ledger->io->list(ledger->io->ctx, published, each_foreign, found);
+    if (result < 0 && result != -ENOENT) {
+        return ag_fail_sys(err, -result, published, "list");
+    }
+    if (found[0] == '\0') {
+        return AG_OK;
+    }
+    (void)snprintf(path, sizeof(path), "%s/%s", published, found);
+    int status =
+        ag_fail(err, AG_EFOREIGN, "the folder holds something else than a log");
+    ag_error_file(err, path, AG_NO_POSITION);
+    ag_error_pair(err, "an empty folder, or none", found);
+    ag_error_advice(err, "Nothing was made. Give the log a folder of its own.");
+    return status;
+}
+
 /* A folder that holds a log, or the log itself, without the identity file. */
 static int
 refuse_without_identity(struct ag_ledger *ledger, const char *published,
@@ -167,7 +198,7 @@ refuse_without_identity(struct ag_ledger *ledger, const char *published,
             return status;
         }
     }
-    return AG_OK;
+    return refuse_foreign(ledger, published, err);
 }
 
 static const char *
@@ -261,6 +292,12 @@ load_secret(struct ag_ledger *ledger, const char *name, struct ag_error *err)
     int status = ag_ledger_private_path(ledger, "subject.secret", path, err);
     if (status == AG_OK) {
         status = ag_io_read_file(ledger->io, path, AG_HASH_SIZE, &secret, &n, err);
+    }
+    if (status == AG_ENOTFOUND) {
+        ag_error_advice(err,
+                        "Restore it from a copy. If it was deleted for good, so that "
+                        "nobody can open its commitments: this log can be verified "
+                        "for ever, but goes on only as a new one in another folder.");
     }
     if (status == AG_OK && n != AG_HASH_SIZE) {
         status = refuse_private_file(path, "subject secret is not 32 octets long", err);

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "log/ledger_state.h"
+#include "wal/reader.h"
 
 struct signed_state {
     char path[PATH_MAX];
@@ -98,28 +99,38 @@ compare_with(struct ag_ledger *ledger, const struct signed_state *state,
                         "checkpoint.");
     }
 #endif
-    return status == AG_OK ? ag_ledger_write_partials(ledger, true, err) : status;
+    return status;
 }
 
 static int
 compare_with_signed(const struct recovery *r, struct ag_error *err)
 {
-    const struct signed_state *public = &r->public_copy, *private = &r->private_copy;
-    bool same =
-        public->n == private->n && memcmp(public->note, private->note, private->n) == 0;
-    int status = compare_with(r->ledger, public, err);
-    return status != AG_OK || same ? status : compare_with(r->ledger, private, err);
+    int status = compare_with(r->ledger, &r->public_copy, err);
+    return status == AG_OK ? compare_with(r->ledger, &r->private_copy, err) : status;
+}
+
+/* What was signed must be readable: its partial tiles, where the tree has that size. */
+static int
+keep_signed(const struct recovery *r, struct ag_error *err)
+{
+    uint64_t size = r->ledger->frontier.size;
+    bool is_signed = (r->public_copy.n != 0 && r->public_copy.size == size) ||
+                     (r->private_copy.n != 0 && r->private_copy.size == size);
+    int status = compare_with_signed(r, err);
+    return status == AG_OK && is_signed ? ag_ledger_write_partials(r->ledger, true, err)
+                                        : status;
 }
 
 /* The tree at the low-water mark, whose files are synced: loaded, and checked against
  * the root that the mark carries. */
 static int
-load_marked(const struct recovery *r, struct ag_error *err)
+load_marked(const struct recovery *r, const struct ag_wal_found *found,
+            struct ag_error *err)
 {
     struct ag_ledger *ledger = r->ledger;
     uint8_t marked[AG_HASH_SIZE], root[AG_HASH_SIZE];
     uint64_t size = 0;
-    int status = ag_ledger_read_mark(ledger, &size, marked, err);
+    int status = ag_ledger_read_mark(ledger, found, &size, marked, err);
     if (status != AG_OK || size == 0) {
         return status;
     }
@@ -146,6 +157,49 @@ load_marked(const struct recovery *r, struct ag_error *err)
     return status == AG_OK ? compare_with_signed(r, err) : status;
 }
 
+/* What follows the mark, as far as it was signed, out of the files of the log into the
+ * tree in memory, which then is the one at the mark again. */
+static int
+check_tail(const struct recovery *r, struct ag_error *err)
+{
+    struct ag_ledger *ledger = r->ledger;
+    struct ag_wal_reader *reader = NULL;
+    char path[PATH_MAX];
+    uint64_t newest = r->private_copy.size > r->public_copy.size ? r->private_copy.size
+                                                                 : r->public_copy.size;
+    if (newest <= ledger->low_water) {
+        return AG_OK;
+    }
+    struct ag_frontier *marked = ag_alloc(sizeof(*marked));
+    if (marked == NULL) {
+        return ag_fail(err, AG_ENOMEM, "no memory for the tree");
+    }
+    *marked = ledger->frontier;
+    int status = ag_ledger_private_path(ledger, "wal", path, err);
+    if (status == AG_OK) {
+        status = ag_wal_reader_open(ledger->io, path, ledger->archive, marked->size + 1,
+                                    false, &reader, err);
+    }
+    while (status == AG_OK && ledger->frontier.size < newest) {
+        uint8_t leaf[AG_HASH_SIZE];
+        uint64_t seq = 0;
+        const uint8_t *entry = NULL;
+        uint32_t n = 0;
+        int got = ag_wal_reader_next(reader, &seq, &entry, &n, err);
+        if (got <= 0) {
+            status = got;
+            break; /* the rest is in the ring: integrating it compares again */
+        }
+        ag_leaf_hash(entry, n, leaf);
+        ag_frontier_append(&ledger->frontier, leaf);
+        status = compare_with_signed(r, err);
+    }
+    ag_wal_reader_close(reader);
+    ledger->frontier = *marked;
+    ag_free(marked);
+    return status;
+}
+
 /* Integrates the entries from the mark up to `size` out of the log. */
 static int
 replay(const struct recovery *r, uint64_t size, struct ag_error *err)
@@ -164,17 +218,38 @@ replay(const struct recovery *r, uint64_t size, struct ag_error *err)
         }
         status = ag_ledger_integrate(ledger, entry, n, true, err);
         if (status == AG_OK) {
-            status = compare_with_signed(r, err);
+            status = keep_signed(r, err);
         }
     }
     ag_wal_cursor_close(cursor);
     return status;
 }
 
+/* What was signed must not vanish. */
 static int
-open_wal(struct ag_ledger *ledger, const struct ag_ledger_options *options,
+refuse_older(const struct recovery *r, uint64_t size, struct ag_error *err)
+{
+    int status = refuse_rollback(&r->private_copy, size, err);
+    return status == AG_OK ? refuse_rollback(&r->public_copy, size, err) : status;
+}
+
+/* Asked before anything is written to a log that is there. */
+static int
+judge(void *ctx, const struct ag_wal_found *found, struct ag_error *err)
+{
+    const struct recovery *r = ctx;
+    int status = refuse_older(r, found->last_seq, err);
+    if (status == AG_OK) {
+        status = load_marked(r, found, err);
+    }
+    return status == AG_OK ? check_tail(r, err) : status;
+}
+
+static int
+open_wal(struct recovery *r, const struct ag_ledger_options *options,
          struct ag_error *err)
 {
+    struct ag_ledger *ledger = r->ledger;
     char path[PATH_MAX];
     const struct ag_wal_options wal = {
         .io = ledger->io,
@@ -182,6 +257,8 @@ open_wal(struct ag_ledger *ledger, const struct ag_ledger_options *options,
         .segment_bytes = options->segment_bytes,
         .ring_bytes = options->ring_bytes,
         .max_delay_us = options->max_delay_us,
+        .judge = judge,
+        .judge_ctx = r,
         .notify = ag_ledger_on_durable,
         .notify_ctx = ledger,
     };
@@ -207,11 +284,7 @@ refuse_lost_log(const struct recovery *r, struct ag_error *err)
     if (fd >= 0) {
         (void)io->close(io->ctx, fd);
     }
-    if (fd != -ENOENT) {
-        return AG_OK;
-    }
-    status = refuse_rollback(&r->private_copy, 0, err);
-    return status == AG_OK ? refuse_rollback(&r->public_copy, 0, err) : status;
+    return fd == -ENOENT ? refuse_older(r, 0, err) : AG_OK;
 }
 
 /* Sets every counter to what was recovered. */
@@ -266,18 +339,15 @@ ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *opti
         status = refuse_lost_log(&r, err);
     }
     if (status == AG_OK) {
-        status = open_wal(ledger, options, err);
+        status = open_wal(&r, options, err);
     }
     if (status != AG_OK) {
         return status;
     }
     uint64_t size = ag_wal_durable(ledger->wal);
-    status = refuse_rollback(&r.private_copy, size, err);
+    status = refuse_older(&r, size, err);
     if (status == AG_OK) {
-        status = refuse_rollback(&r.public_copy, size, err);
-    }
-    if (status == AG_OK) {
-        status = load_marked(&r, err);
+        status = keep_signed(&r, err);
     }
     if (status == AG_OK) {
         status = ag_ledger_open_ids(ledger, err);

@@ -102,8 +102,9 @@ bool ag_ledger_ids_mendable(struct ag_ledger *ledger);
 int ag_ledger_mend_ids(struct ag_ledger *ledger, struct ag_error *err);
 
 /* ledger_mark.c: how far the files on disk are trusted without the log. */
-int ag_ledger_read_mark(struct ag_ledger *ledger, uint64_t *size,
-                        uint8_t root[AG_HASH_SIZE], struct ag_error *err);
+int ag_ledger_read_mark(struct ag_ledger *ledger, const struct ag_wal_found *found,
+                        uint64_t *size, uint8_t root[AG_HASH_SIZE],
+                        struct ag_error *err);
 int ag_ledger_advance_mark(struct ag_ledger *ledger, struct ag_error *err);
 
 /* ledger_tree.c: the tree of the integrated entries, owner thread. Loading reads the

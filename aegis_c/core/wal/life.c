@@ -353,6 +353,31 @@ take_ring(struct ag_wal *wal, struct ag_ring_making *making, struct ag_error *er
     return AG_OK;
 }
 
+/* Shows the caller what the log will hold, the ring included, before it is started. */
+static int
+ask_judge(const struct ag_wal *wal, const struct ag_ring *old, struct ag_error *err)
+{
+    const struct ag_wal_log_file *log = &wal->recovery.log;
+    struct ag_wal_found found = {
+        .last_seq = wal->recovery.last_seq,
+        .low_water = log->low_water,
+        .blob = log->blob,
+        .blob_len = log->blob_len,
+    };
+    if (wal->options.judge == NULL) {
+        return AG_OK;
+    }
+    if (old->header != NULL) {
+        struct ag_ring_view view = ag_ring_look(old);
+        int status = ag_wal_replay_end(&view, log->segment_bytes, found.last_seq,
+                                       &found.last_seq, err);
+        if (status != AG_OK) {
+            return status;
+        }
+    }
+    return wal->options.judge(wal->options.judge_ctx, &found, err);
+}
+
 static int
 open_log_and_ring(struct ag_wal *wal, struct rings *rings, struct ag_error *err)
 {
@@ -365,6 +390,9 @@ open_log_and_ring(struct ag_wal *wal, struct rings *rings, struct ag_error *err)
     if (status == AG_OK) {
         ag_wal_judge_fs(wal->io, wal->path, &wal->recovery);
         status = judge_old_ring(wal, rings, err);
+    }
+    if (status == AG_OK) {
+        status = ask_judge(wal, &rings->old, err);
     }
     if (status == AG_OK) {
         status = start_log(wal, &rings->old, &wal->recovery, err);

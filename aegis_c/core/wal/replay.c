@@ -45,6 +45,26 @@ make_room(struct ag_log *log, uint32_t n, struct ag_error *err)
 }
 
 int
+ag_wal_replay_end(const struct ag_ring_view *view, uint32_t segment_bytes,
+                  uint64_t last, uint64_t *end, struct ag_error *err)
+{
+    uint64_t position = view->head, previous = 0;
+    struct ag_ring_entry entry;
+    uint8_t *payload = ag_alloc(AG_WAL_PAYLOAD_MAX);
+    if (payload == NULL) {
+        return ag_fail(err, AG_ENOMEM, "no memory to read the ring");
+    }
+    *end = last;
+    while (ag_ring_next(view, &position, previous, payload, &entry) == 1 &&
+           entry.seq <= *end + 1 && entry.n <= ag_wal_payload_limit(segment_bytes)) {
+        previous = entry.seq;
+        *end = entry.seq > *end ? entry.seq : *end;
+    }
+    ag_free(payload);
+    return AG_OK;
+}
+
+int
 ag_wal_replay_ring(struct ag_log *log, const struct ag_ring_view *view,
                    bool loss_accepted, struct ag_wal_replay *result,
                    struct ag_error *err)

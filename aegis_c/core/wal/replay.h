@@ -12,6 +12,11 @@ struct ag_wal_replay {
     bool cut; /* behind the last whole record lay something that is none */
 };
 
+/* The last sequence number of a log that ends at `last` once the ring was replayed.
+ * Writes nothing. AG_ENOMEM. */
+int ag_wal_replay_end(const struct ag_ring_view *view, uint32_t segment_bytes,
+                      uint64_t last, uint64_t *end, struct ag_error *err);
+
 /* Appends to `log`, rotating as needed, and syncs. Refuses with AG_ECORRUPT when the
  * ring proves that the log lost acknowledged records (not with `loss_accepted`: then
  * nothing is replayed across the gap). After a failure nothing may be dropped: do it

@@ -21,6 +21,14 @@
 
 struct ag_wal;
 
+/* A log that is being opened. */
+struct ag_wal_found {
+    uint64_t last_seq; /* with what will be replayed from the ring; 0: nothing */
+    uint64_t low_water;
+    const uint8_t *blob; /* borrowed: what was kept with the mark */
+    uint32_t blob_len;
+};
+
 struct ag_wal_options {
     const struct ag_io *io;         /* NULL: ag_io_posix() */
     const char *ring_path;          /* NULL: a place in tmpfs derived from the path */
@@ -30,6 +38,10 @@ struct ag_wal_options {
     uint32_t max_delay_us;          /* how long W gathers while nobody waits */
     bool buffered;                  /* do not use O_DIRECT */
     uint64_t accept_at, accept_seq; /* operator's order for a damaged tail, or 0, 0 */
+    /* Called by open when it knows what the log will hold, before anything is written;
+     * what is not AG_OK refuses the log. */
+    int (*judge)(void *ctx, const struct ag_wal_found *found, struct ag_error *err);
+    void *judge_ctx;
     /* Called on thread W after each batch, and when the log is poisoned (status
      * AG_EPOISONED): must not block and not call back into the log. */
     void (*notify)(void *ctx, uint64_t durable_seq, int status);
