@@ -49,9 +49,7 @@ def drop_private_checkpoint(folder: Path) -> None:
 
 
 def turn_a_hash_at_the_edge(folder: Path) -> None:
-    edge = max(
-        (folder / "log" / "tile" / "1" / "000.p").iterdir(), key=lambda path: int(path.name)
-    )
+    edge = max((folder / "log" / "tile" / "1" / "000.p").iterdir(), key=lambda path: int(path.name))
     octets = bytearray(edge.read_bytes())
     octets[7] ^= 1
     edge.write_bytes(octets)

@@ -86,6 +86,15 @@ void ag_ledger_free(struct ag_ledger *ledger);
 int ag_ledger_private_path(const struct ag_ledger *ledger, const char *name,
                            char path[PATH_MAX], struct ag_error *err);
 
+/* ledger_identity.c: a folder that is half of a log, as somebody copied it, or that is
+ * somebody else's, is told before anything is made in it; then origin, key and secret.
+ */
+int ag_ledger_look_before(struct ag_ledger *ledger,
+                          const struct ag_ledger_options *options,
+                          struct ag_error *err);
+int ag_ledger_identify(struct ag_ledger *ledger,
+                       const struct ag_ledger_options *options, struct ag_error *err);
+
 /* ledger_recovery.c */
 int ag_ledger_recover(struct ag_ledger *ledger, const struct ag_ledger_options *options,
                       struct ag_error *err);
