@@ -95,7 +95,12 @@ def test_a_stream_that_does_not_end_is_cut_at_the_deadline(tmp_path: Path) -> No
             assert await stream.chunk() == delta("one")
             await plain.write(request())
             await up.asked(2)
-            assert await server.end() == 0
+            ended = asyncio.create_task(server.end())
+            reply = await plain.reply()
+            assert (reply.status, reply.headers["connection"]) == (503, "close")
+            assert reply.headers["retry-after"]
+            assert json.loads(reply.body)["error"]["code"] == "shutting_down"
+            assert await ended == 0
         found = await entries(tmp_path)
         settle = next(e for e in found if e["kind"] == "settle")
         assert (settle["status"], settle["events"]) == ("shutdown", 1)
@@ -103,6 +108,7 @@ def test_a_stream_that_does_not_end_is_cut_at_the_deadline(tmp_path: Path) -> No
         rejection = next(e for e in found if e["kind"] == "rejection")
         assert (rejection["status"], rejection["reason"]) == (503, "shutting_down")
         assert rejection["request"]["bytes"] == len(json.dumps(ASK))
+        assert rejection["response"]["bytes"] == len(reply.body)
 
     run(main())
 

@@ -93,6 +93,7 @@ class Call:
     owed = 0  # entries it may still make
     intent: int | None = None  # index of its intent, once there is one
     recorded = False  # the entry of its outcome was made: no rejection need follow
+    replied = False  # the head of its reply may have gone: it gets no other
     refused = 0  # the status of its rejection
     entry: bytes | None = None  # `<origin>/<index>` of an entry known to be durable
     upstream_ns = 0

@@ -154,6 +154,7 @@ class Forwarder:
             call.held.answered(status, usage, reply)
         index = await self._recording.answer(call, status, reply, model, usage)
         call.phases.end(EVIDENCE)
+        call.replied = True
         await send_reply(
             send, status, reply_headers(call, media or JSON, headers, len(reply)), reply
         )

@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import Receive, Scope, Send
 
-from aegis_c.gateway.errors import Refusal, internal_error, method_not_allowed, shutting_down
+from aegis_c.gateway.errors import (
+    Refusal,
+    internal_error,
+    ledger_uncertain,
+    method_not_allowed,
+    shutting_down,
+)
 from aegis_c.gateway.evidence import Call
 from aegis_c.gateway.hot.auth import Auth
 from aegis_c.gateway.hot.firewall import Firewall
 from aegis_c.gateway.hot.guard import ClientGone, Guard
 from aegis_c.gateway.hot.phases import AUTH, BODY, FIREWALL, GUARD, LIMITS, QUEUE
 from aegis_c.gateway.hot.reply import add_timing
+from aegis_c.gateway.hot.wire import send_reply
 
 if TYPE_CHECKING:
     from aegis_c.gateway.evidence import Evidence
@@ -172,14 +179,14 @@ class Governed:
             elif not call.recorded:
                 self._refuser.record_gone(call, "upstream" if call.admitted else "body")
         except asyncio.CancelledError:
-            if not call.recorded:
-                self._refuser.record(call, shutting_down(), None)
+            if not call.replied:
+                status = await self._cut_off(call, send)
             raise
         except Exception:
             log.exception("call %s: unexpected fault", call.id)
             status = 500
-            if call.recorded:
-                raise  # the reply has begun: the server must close the connection
+            if call.replied:
+                raise  # the server must close the connection
             await self._refuse(call, internal_error(), 0, receive, send)
         finally:
             if call.held is not None:
@@ -219,6 +226,7 @@ class Governed:
         if call.admitted:
             await self._recording.refused(call, index)
         headers = self._refuser.headers(call, refusal, body)
+        call.replied = True
         closing = any(name == b"connection" for name, _ in refusal.headers)
         linger = unread != 0 and (closing or not 0 <= unread <= _UNREAD_KEEP)
         if linger and not closing:
@@ -233,6 +241,22 @@ class Governed:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:
             log.debug("call %s: the caller left before its refusal", call.id)
+
+    async def _cut_off(self, call: Call, send: Send) -> int:
+        """The server ends, and this call had no reply yet: it gets one now, and waits for no disk.
+
+        A reply that waited for its own entry is withheld like one whose entry is uncertain.
+        """
+        call.replied = True
+        refusal = ledger_uncertain() if call.recorded else shutting_down()
+        body = refusal.body()
+        self._refuser.record(call, refusal, body)
+        headers = [*self._refuser.headers(call, refusal, body), (b"connection", b"close")]
+        try:
+            await send_reply(send, refusal.status, headers, body)
+        except OSError:
+            log.debug("call %s: the caller left before its refusal", call.id)
+        return refusal.status
 
 
 async def _throw_away(receive: Receive) -> None:

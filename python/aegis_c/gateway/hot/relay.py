@@ -64,6 +64,7 @@ class Relay:
         connection.on_stall = watch.stall
         watch.start()
         media = connection.headers.get(b"content-type") or EVENTS
+        call.replied = True
         try:
             await send(
                 {
