@@ -50,6 +50,64 @@ logarithms_and_powers(void)
     ASSERT(ag_exp(AG_LOGPROB_LEAST) == 0.0);
 }
 
+/* A list in one pass, beside the same in plain doubles; nothing behind n is read. */
+static void
+lists_in_one_pass(void)
+{
+    enum { MOST = 40 };
+    uint64_t seed = check_seed(3);
+    for (int round = 0; round < 4000; round++) {
+        size_t n = 1 + check_random(&seed) % MOST;
+        double *from = malloc(n * sizeof(*from)); /* of that size: ASan sees more */
+        uint64_t *key = malloc(n * sizeof(*key));
+        double x[MOST + AG_LANES], p[MOST + AG_LANES];
+        uint64_t keys[MOST + AG_LANES];
+        uint16_t tags[MOST + AG_LANES];
+        const struct ag_list_room room = {x, p, keys, tags};
+        struct ag_list_sums sums;
+        double sum = 0.0, weighted = 0.0, logs = 0.0, smallest = HUGE_VAL;
+        bool usable = true;
+        ASSERT_NOT_NULL(from);
+        ASSERT_NOT_NULL(key);
+        for (size_t i = 0; i < n; i++) {
+            static const double odd[] = {NAN,      -INFINITY, INFINITY, 2e-3,
+                                         -1e6,     -0.0,      1e-3,     -700.5,
+                                         -16384.0, -1e-300,   0.0,      -27.7};
+            uint64_t kind = check_random(&seed) % (round % 2 != 0 ? 40 : 400);
+            from[i] = kind < sizeof(odd) / sizeof(odd[0])
+                          ? odd[kind]
+                          : -(double)(check_random(&seed) % 1000000) / 30000.0;
+            key[i] = check_random(&seed);
+            usable = usable && from[i] <= AG_LIST_MOST;
+            double lifted = from[i] > AG_LOGPROB_LEAST ? from[i] : AG_LOGPROB_LEAST;
+            double one = lifted >= -700.0 ? exp(lifted) : 0.0;
+            sum += one;
+            weighted += one * lifted;
+            logs += lifted;
+            smallest = one < smallest ? one : smallest;
+        }
+        ag_take_list(from, key, n, &room, &sums);
+        ASSERT_EQ(sums.usable, usable);
+        for (size_t i = 0; i < n; i++) {
+            ASSERT_EQ_U(keys[i], key[i]);
+            ASSERT_EQ_U(tags[i], (uint16_t)key[i]);
+            if (from[i] <= AG_LIST_MOST) {
+                ASSERT(x[i] ==
+                       (from[i] > AG_LOGPROB_LEAST ? from[i] : AG_LOGPROB_LEAST));
+                NEAR(p[i], x[i] >= -700.0 ? exp(x[i]) : 0.0, 1e-11 * exp(x[i]));
+            }
+        }
+        if (usable) {
+            NEAR(sums.exp.sum, sum, 1e-10 * (1.0 + sum));
+            NEAR(sums.exp.weighted, weighted, 1e-9);
+            NEAR(sums.exp.logs, logs, 1e-9 * (1.0 - logs));
+            NEAR(sums.smallest, smallest, 1e-11 * smallest);
+        }
+        free(from);
+        free(key);
+    }
+}
+
 static void
 tags_are_matched(void)
 {
@@ -63,8 +121,10 @@ tags_are_matched(void)
         for (size_t i = 0; i < 3; i++) {
             queries[i] = (uint16_t)(check_random(&seed) % 20);
         }
-        ag_match_tags(tags, queries, 3, masks);
+        uint64_t matched = ag_match_tags(tags, queries, 3, masks);
+        ASSERT_EQ_U(matched >> 3, 0);
         for (size_t i = 0; i < 3; i++) {
+            ASSERT_EQ(matched >> i & 1, masks[i] != 0);
             for (size_t j = 0; j < AG_TAGS; j++) {
                 ASSERT_EQ(masks[i] >> j & 1, tags[j] == queries[i]);
             }
@@ -371,16 +431,23 @@ findings_say_where(void)
 int
 main(void)
 {
-    RUN(logarithms_and_powers);
-    RUN(tags_are_matched);
-    RUN(entropies_by_hand);
+    for (int most = 0; most < AG_VECTOR_LEVELS; most++) {
+        if (ag_vector_limit(most) != most) {
+            fprintf(stderr, "    level %d: not on this processor\n", most);
+            continue;
+        }
+        RUN(logarithms_and_powers);
+        RUN(lists_in_one_pass);
+        RUN(tags_are_matched);
+        RUN(entropies_by_hand);
+        RUN(blocks_are_as_single_tokens);
+    }
     RUN(numbers);
     RUN(every_cut_is_the_same);
     RUN(streams_are_framed);
     RUN(utf8_is_read_across_cuts);
     RUN(full_tables_stay_bounded);
     RUN(findings_say_where);
-    RUN(blocks_are_as_single_tokens);
     RUN(memory_may_run_out);
     return 0;
 }

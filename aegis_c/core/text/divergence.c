@@ -22,45 +22,54 @@ enum {
     M_Q_ALONE,
 };
 
-static struct ag_side
-side_of(const struct ag_distribution *d, uint32_t missing)
+/* What a side gives to the tokens that it does not list. */
+static void
+set_missing(struct ag_side *side, const struct ag_distribution *d, uint32_t missing)
 {
-    double r = d->tail + d->beyond;
-    r = r > AG_TAIL_LEAST ? r : AG_TAIL_LEAST;
-    double share = r / (missing + 1.0);
     double e = d->smallest > AG_P_LEAST ? d->smallest : AG_P_LEAST;
-    e = e < share ? e : share;
-    double scale = 1.0 / (d->masses + r), all = missing * e;
-    return (struct ag_side){.scale = scale,
-                            .missing = e * scale,
-                            .of_all = all * scale,
-                            .other = (r - all) * scale};
+    if (e * (missing + 1.0) > d->rest) {
+        e = d->rest / (missing + 1.0);
+    }
+    double all = missing * e;
+    side->missing = e * d->scale;
+    side->of_all = all * d->scale;
+    side->other = (d->rest - all) * d->scale;
 }
 
-/* Index in `now` and in `before` of every token that both list; returns how many. */
-static uint32_t
-align(const struct ag_distribution *now, const struct ag_distribution *before,
-      uint8_t shared[AG_TOP_MAX][2])
+/* Every token that both list. */
+static void
+align(struct ag_comparison *c)
 {
+    const struct ag_distribution *now = c->now, *before = c->before;
+    struct ag_side p = {.scale = now->scale}, q = {.scale = before->scale};
+    double cross = 0.0, q_logs = 0.0;
     uint32_t tags[AG_TOP_MAX], n = 0;
     for (uint32_t first = 0; first < before->count; first += AG_TAGS) {
-        uint8_t maybe[AG_TOP_MAX]; /* those with a candidate, listed without a branch */
-        uint32_t candidates = 0;
-        ag_match_tags(before->tag + first, now->tag, now->count, tags);
-        for (uint32_t i = 0; i < now->count; i++) {
-            maybe[candidates] = (uint8_t)i;
-            candidates += tags[i] != 0;
-        }
-        for (uint32_t c = 0; c < candidates && n < AG_TOP_MAX; c++) {
-            uint32_t i = maybe[c];
+        uint64_t maybe = ag_match_tags(before->tag + first, now->tag, now->count, tags);
+        for (; maybe != 0 && n < AG_TOP_MAX; maybe &= maybe - 1) {
+            uint32_t i = (uint32_t)__builtin_ctzll(maybe);
             int j = ag_distribution_find(before, now->key[i], tags[i], first);
-            if (j >= 0) {
-                shared[n][0] = (uint8_t)i;
-                shared[n++][1] = (uint8_t)j;
+            if (j < 0) {
+                continue;
             }
+            double p_mass = now->mass[i], q_mass = before->mass[j];
+            double log_q = before->logprob[j];
+            double m = (p_mass * p.scale + q_mass * q.scale) * 0.5;
+            p.mass += p_mass;
+            q.mass += q_mass;
+            p.self += p_mass * now->logprob[i];
+            q.self += q_mass * log_q;
+            cross += p_mass * log_q;
+            q_logs += log_q;
+            c->m[n] = m;
+            c->logs[AG_SINGLE_LOGS + n++] = m;
         }
     }
-    return n;
+    c->p = p;
+    c->q = q;
+    c->cross = cross;
+    c->q_logs = q_logs;
+    c->shared = n;
 }
 
 /* What is left of a side's list when the shared tokens are taken out. */
@@ -102,7 +111,6 @@ void
 ag_comparison_begin(struct ag_comparison *c, const struct ag_distribution *now,
                     const struct ag_distribution *before)
 {
-    uint8_t shared[AG_TOP_MAX][2];
     c->now = now;
     c->before = before;
     ag_entropy_arguments(now, c->logs + BOUNDS);
@@ -113,33 +121,17 @@ ag_comparison_begin(struct ag_comparison *c, const struct ag_distribution *now,
         }
         return;
     }
-    const uint32_t n = c->shared = align(now, before, shared);
+    align(c);
+    const uint32_t n = c->shared;
     const uint32_t p_only = now->count - n;
     const uint32_t q_only = before->count > n ? before->count - n : 0;
-    struct ag_side p = side_of(now, q_only), q = side_of(before, p_only);
-    double cross = 0.0, q_logs = 0.0;
-    for (uint32_t s = 0; s < n; s++) {
-        uint32_t i = shared[s][0], j = shared[s][1];
-        double p_mass = now->mass[i], q_mass = before->mass[j];
-        double log_q = before->logprob[j];
-        p.mass += p_mass;
-        q.mass += q_mass;
-        p.self += p_mass * now->logprob[i];
-        q.self += q_mass * log_q;
-        cross += p_mass * log_q;
-        q_logs += log_q;
-        c->m[s] = (p_mass * p.scale + q_mass * q.scale) * 0.5;
-        c->logs[AG_SINGLE_LOGS + s] = c->m[s];
-    }
     for (uint32_t s = n; s % AG_LANES != 0; s++) {
         c->logs[AG_SINGLE_LOGS + s] = 1.0;
     }
-    p.alone = alone(now, &p, p_only);
-    q.alone = alone(before, &q, q_only);
-    c->p = p;
-    c->q = q;
-    c->cross = cross;
-    c->q_logs = q_logs;
+    set_missing(&c->p, now, q_only);
+    set_missing(&c->q, before, p_only);
+    c->p.alone = alone(now, &c->p, p_only);
+    c->q.alone = alone(before, &c->q, q_only);
     c->count = AG_SINGLE_LOGS + (n + AG_LANES - 1) / AG_LANES * AG_LANES;
     set_arguments(c);
 }

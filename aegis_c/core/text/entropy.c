@@ -18,9 +18,9 @@ ag_token_key(const uint8_t *octets, size_t n)
 void
 ag_distribution_clear(struct ag_distribution *d)
 {
-    d->count = d->listed = 0;
+    d->count = d->listed = d->massed = 0;
     d->weighted = d->beyond = 0.0;
-    d->least = HUGE_VAL;
+    d->least = d->smallest = HUGE_VAL;
     d->usable = true;
 }
 
@@ -57,37 +57,22 @@ ag_distribution_fill(struct ag_distribution *d, const uint64_t *keys,
                      const double *logprobs, size_t n)
 {
     size_t kept = n < AG_TOP_MAX ? n : AG_TOP_MAX;
-    double least = HUGE_VAL;
-    bool usable = true;
+    const struct ag_list_room room = {d->logprob, d->mass, d->key, d->tag};
+    struct ag_list_sums sums;
     ag_distribution_clear(d);
-    for (size_t i = 0; i < kept; i++) {
-        double x = logprobs[i];
-        usable = usable & (x <= AG_LOGPROB_MAX);
-        x = x > AG_LOGPROB_LEAST ? x : AG_LOGPROB_LEAST;
-        least = x < least ? x : least;
-        d->logprob[i] = x;
-        d->key[i] = keys[i];
-        d->tag[i] = (uint16_t)keys[i];
+    if (n == 0) {
+        return;
     }
-    d->count = d->listed = (uint32_t)kept;
-    d->least = least;
-    d->usable = usable;
+    ag_take_list(logprobs, keys, kept, &room, &sums);
+    d->count = d->listed = d->massed = (uint32_t)kept;
+    d->masses = sums.exp.sum;
+    d->self = sums.exp.weighted;
+    d->logs = sums.exp.logs;
+    d->smallest = sums.smallest;
+    d->usable = sums.usable;
     for (size_t i = kept; i < n; i++) {
         ag_distribution_add(d, keys[i], logprobs[i]);
     }
-}
-
-int
-ag_distribution_find(const struct ag_distribution *d, uint64_t key, uint32_t tags,
-                     uint32_t first)
-{
-    for (; tags != 0; tags &= tags - 1) {
-        uint32_t j = first + (uint32_t)__builtin_ctz(tags);
-        if (j < d->count && d->key[j] == key) {
-            return (int)j;
-        }
-    }
-    return -1;
 }
 
 static inline int
@@ -96,7 +81,7 @@ find(const struct ag_distribution *d, uint64_t key)
     int at = -1;
     for (uint32_t i = 0; i < d->count && at < 0; i += AG_TAGS) {
         uint32_t tags;
-        ag_match_tags(d->tag + i, (const uint16_t[]){(uint16_t)key}, 1, &tags);
+        (void)ag_match_tags(d->tag + i, (const uint16_t[]){(uint16_t)key}, 1, &tags);
         at = ag_distribution_find(d, key, tags, i);
     }
     return at;
@@ -131,6 +116,32 @@ ag_distribution_entropy(const struct ag_distribution *d)
     return ag_entropy_bounds(d, logs);
 }
 
+/* The masses that are not there yet: of a list that came token by token, or of the
+ * drawn one. */
+static void
+add_masses(struct ag_distribution *d)
+{
+    if (d->massed == 0) {
+        struct ag_exp_sums sums;
+        ag_exp_many(d->logprob, d->count, d->mass, &sums);
+        d->masses = sums.sum;
+        d->self = sums.weighted;
+        d->logs = sums.logs;
+    } else {
+        for (uint32_t i = d->massed; i < d->count; i++) {
+            d->mass[i] = ag_exp(d->logprob[i]);
+            d->masses += d->mass[i];
+            d->self += d->mass[i] * d->logprob[i];
+            d->logs += d->logprob[i];
+        }
+    }
+    d->massed = d->count;
+    if (d->least < HUGE_VAL) {
+        double smallest = ag_exp(d->least);
+        d->smallest = smallest < d->smallest ? smallest : d->smallest;
+    }
+}
+
 /* Puts the floor under the masses and their logarithms, for divergences. */
 static void
 raise_masses(struct ag_distribution *d)
@@ -150,7 +161,6 @@ raise_masses(struct ag_distribution *d)
 bool
 ag_distribution_close(struct ag_distribution *d, uint64_t key, const double *drawn)
 {
-    struct ag_exp_sums sums;
     d->usable = d->usable && d->count > 0;
     if (d->usable && drawn != NULL && d->listed == d->count && d->key[0] != key &&
         find(d, key) < 0) {
@@ -160,20 +170,19 @@ ag_distribution_close(struct ag_distribution *d, uint64_t key, const double *dra
     if (!d->usable) {
         return false;
     }
-    ag_exp_many(d->logprob, d->count, d->mass, &sums);
-    d->sum = sums.sum + d->beyond;
+    add_masses(d);
+    d->sum = d->masses + d->beyond;
     if (d->sum > 1.0 + AG_LOGPROB_MAX) {
         d->usable = false;
         return false;
     }
-    d->weighted += sums.weighted;
-    d->smallest = ag_exp(d->least);
+    d->weighted += d->self;
     d->tail = d->sum < 1.0 ? 1.0 - d->sum : 0.0;
-    d->masses = sums.sum;
-    d->self = sums.weighted;
-    d->logs = sums.logs;
-    if (d->least < AG_LOG_P_LEAST || (drawn != NULL && *drawn < AG_LOG_P_LEAST)) {
+    if (d->smallest < AG_P_LEAST || (drawn != NULL && *drawn < AG_LOG_P_LEAST)) {
         raise_masses(d);
     }
+    double rest = d->tail + d->beyond;
+    d->rest = rest > AG_TAIL_LEAST ? rest : AG_TAIL_LEAST;
+    d->scale = 1.0 / (d->masses + d->rest);
     return true;
 }

@@ -21,7 +21,8 @@
 
 #define AG_TOP_MAX 64 /* tokens of a list that are told apart */
 #define AG_VOCABULARY_MAX (1 << 18)
-#define AG_LOGPROB_MAX 1e-3 /* above 0 by rounding; also what a sum may exceed 1 by */
+#define AG_LOGPROB_MAX                                                                 \
+    AG_LIST_MOST /* above 0 by rounding; also what a sum may exceed 1 by */
 #define AG_TAIL_LEAST 1e-6
 #define AG_P_LEAST 1e-12
 #define AG_LOG_P_LEAST (-27.631021115928547) /* its natural logarithm */
@@ -33,6 +34,7 @@ struct ag_distribution {
     uint16_t
         tag[AG_TOP_MAX + AG_TAGS]; /* low half of the key's low half: found by these */
     uint32_t count;                /* tokens in the arrays */
+    uint32_t massed;               /* of them, those whose mass is there already */
     uint32_t listed; /* tokens, with those beyond the arrays and the drawn one */
     double sum;      /* of p, of all that is listed */
     double weighted; /* sum p logprob */
@@ -40,9 +42,11 @@ struct ag_distribution {
     double self;     /* sum of mass times its natural logarithm */
     double logs;     /* sum of the natural logarithms of mass */
     double beyond;   /* of p, of what is listed beyond the arrays */
-    double least;    /* the smallest logprob of the list as sent */
-    double smallest; /* q */
+    double least;    /* the smallest logprob of the list as sent, but for the massed */
+    double smallest; /* q; while the list is open, of the massed */
     double tail;     /* r */
+    double rest;  /* r with what is listed beyond the arrays, at least AG_TAIL_LEAST */
+    double scale; /* 1 / (masses + rest) */
     bool usable;
 };
 
@@ -94,7 +98,17 @@ struct ag_entropy ag_entropy_bounds(const struct ag_distribution *d,
 
 /* Index of `key` in the arrays, or -1. `tags` has a bit for each place from `first` on
  * whose tag is the key's (ag_match_tags). */
-int ag_distribution_find(const struct ag_distribution *d, uint64_t key, uint32_t tags,
-                         uint32_t first);
+static inline int
+ag_distribution_find(const struct ag_distribution *d, uint64_t key, uint32_t tags,
+                     uint32_t first)
+{
+    for (; tags != 0; tags &= tags - 1) {
+        uint32_t j = first + (uint32_t)__builtin_ctz(tags);
+        if (j < d->count && d->key[j] == key) {
+            return (int)j;
+        }
+    }
+    return -1;
+}
 
 #endif
