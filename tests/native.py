@@ -8,9 +8,13 @@ import json
 import os
 import sys
 import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
 import aegis_c
 
@@ -99,6 +103,63 @@ def ignore(error: type[BaseException], call: Callable[[], object]) -> Callable[[
         raise AssertionError(f"{error.__name__} was not raised")
 
     return run
+
+
+def handover_calls() -> dict[str, Callable[[], object]]:
+    """Every method of HandOver, good and bad arguments."""
+    context = copy_context()
+
+    def job() -> None:
+        pass
+
+    def whole() -> None:
+        queue: deque[Any] = deque()
+        woken: list[object] = []
+
+        def call_soon(wake: object, *, context: object) -> None:
+            woken.append((wake, context))
+
+        entrance = aegis_c.HandOver(queue, call_soon, job, context)
+        entrance.spawn("a", job)
+        entrance.spawn(None, job, 1, "two")
+        assert woken == [(job, context)]  # once, until a worker sleeps again
+        entrance.sleeps()
+        entrance.spawn(None, job, [3])
+        assert len(woken) == 2
+        assert [item[1:] for item in queue] == [
+            ("a", job, ()),
+            (None, job, (1, "two")),
+            (None, job, ([3],)),
+        ]
+        assert 0 <= time.clock_gettime(time.CLOCK_MONOTONIC) - queue[0][0] < 60
+        ignore(TypeError, lambda: entrance.spawn("a"))()  # type: ignore[call-arg]
+        entrance.close()
+        ignore(RuntimeError, lambda: entrance.spawn(None, job))()
+        assert len(queue) == 3
+
+    def refused() -> None:
+        """A loop that takes no wake-up: nothing is appended, and the next one asks again."""
+        queue: deque[Any] = deque()
+        entrance = aegis_c.HandOver(queue, ignore, job, context)
+        for _ in range(2):
+            ignore(TypeError, lambda: entrance.spawn(None, job))()
+        assert not queue
+
+    def in_a_circle() -> None:
+        queue: deque[Any] = deque()
+        entrance = aegis_c.HandOver(queue, lambda *_, **__: None, job, context)
+        entrance.spawn(entrance, entrance.spawn, queue)
+
+    return {
+        "whole": whole,
+        "refused": refused,
+        "in a circle": in_a_circle,
+        "no queue": ignore(
+            AttributeError,
+            lambda: aegis_c.HandOver(object(), job, job, context),  # type: ignore[arg-type]
+        ),
+        "no arguments": ignore(TypeError, lambda: aegis_c.HandOver()),  # type: ignore[call-arg]
+    }
 
 
 def commitment_calls() -> dict[str, Callable[[], object]]:

@@ -22,6 +22,7 @@ from native import (
     commitment_calls,
     counts_while,
     filled_ledger,
+    handover_calls,
     ignore,
     ledger_calls,
     limiter_calls,
@@ -202,6 +203,12 @@ def test_subinterpreters() -> None:
 
 def test_nothing_leaks_from_commitments() -> None:
     for name, call in commitment_calls().items():
+        print(name)
+        check_no_leak(call)
+
+
+def test_nothing_leaks_from_a_hand_over() -> None:
+    for name, call in handover_calls().items():
         print(name)
         check_no_leak(call)
 

@@ -45,6 +45,7 @@
     X(walwriter_type, agpy_walwriter_spec)                                             \
     X(walreader_type, agpy_walreader_spec)                                             \
     X(loopwatch_type, agpy_loopwatch_spec)                                             \
+    X(handover_type, agpy_handover_spec)                                               \
     X(legacy_type, agpy_legacy_spec)                                                   \
     X(baselines_type, agpy_baselines_spec)                                             \
     X(analysis_type, agpy_analysis_spec)

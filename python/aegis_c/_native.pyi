@@ -1,6 +1,8 @@
 """Types of the native core; docstrings are in the module itself."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import Context
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, final, overload
@@ -316,6 +318,19 @@ class RequestGuard:
     def state(self) -> Literal["idle", "head", "body", "refused"]: ...
     @property
     def violation(self) -> tuple[int, str, str, int] | None: ...
+
+@final
+class HandOver:
+    def __new__(
+        cls,
+        queue: deque[Any],
+        call_soon: Callable[..., object],
+        wake: Callable[[], object],
+        context: Context,
+    ) -> Self: ...
+    def spawn(self, session: object, job: object, /, *arguments: object) -> None: ...
+    def sleeps(self) -> None: ...
+    def close(self) -> None: ...
 
 @final
 class Baselines:

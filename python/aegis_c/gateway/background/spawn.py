@@ -1,10 +1,10 @@
 """The background queue: handing a job over costs well under a microsecond, and none is dropped.
 
-`spawn` appends to a deque; only while a worker sleeps it also asks the loop to wake it in its next
-turn. Long-lived workers on the same loop take the jobs in order. All of them together start jobs
-for `_SLICE` seconds in one turn of the loop, then everything else on the loop gets its turn. The
-bound of the queue is kept by the caller's side: a call is only admitted while `room()` is true.
-Depth and age are computed when somebody asks.
+`spawn` (native: `aegis_c/bind/handover_type.c`) appends to a deque; only while a worker sleeps it
+also asks the loop to wake it in its next turn. Long-lived workers on the same loop take the jobs
+in order. All of them together start jobs for `_SLICE` seconds in one turn of the loop, then
+everything else on the loop gets its turn. The bound of the queue is kept by the caller's side: a
+call is only admitted while `room()` is true. Depth and age are computed when somebody asks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import copy_context
 from itertools import islice
-from time import monotonic
+from time import CLOCK_MONOTONIC, clock_gettime, monotonic
 from typing import Any, Final
+
+from aegis_c import HandOver
 
 log = logging.getLogger("aegis_c.gateway.background")
 
@@ -58,7 +60,8 @@ class Background:
         self._running: dict[int, float] = {}  # worker -> when its job was handed over
         self._wake = asyncio.Event()
         call_soon = asyncio.get_running_loop().call_soon
-        self.spawn, self._asleep, self._refuse = _entrance(self._queue, call_soon, self._wake.set)
+        self._entrance = HandOver(self._queue, call_soon, self._wake.set, copy_context())
+        self.spawn = self._entrance.spawn
         self._tasks: list[asyncio.Task[None]] = []
         self._slice_end = 0.0  # of this turn of the loop; 0.0 before its first job
         self._closing = False
@@ -91,7 +94,7 @@ class Background:
         """Seconds since the oldest unfinished job was handed over; 0.0 without any."""
         # A parked job is younger than the running one that it waits for.
         since = [*self._running.values(), *(item[0] for item in islice(self._queue, 1))]
-        return monotonic() - min(since) if since else 0.0
+        return clock_gettime(CLOCK_MONOTONIC) - min(since) if since else 0.0
 
     def room(self) -> bool:
         """Whether another call may be admitted."""
@@ -114,7 +117,7 @@ class Background:
         except TimeoutError:
             pass
         left = self.depth
-        self._refuse()
+        self._entrance.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -130,7 +133,7 @@ class Background:
         queue, loop = self._queue, asyncio.get_running_loop()
         while True:
             if not queue:
-                self._asleep()
+                self._entrance.sleeps()
                 self._wake.clear()
                 await self._wake.wait()
                 continue
@@ -181,35 +184,3 @@ class Background:
     def _failure(self, job: Job) -> None:
         self.failed += 1
         log.exception("a background job failed: %r", job)
-
-
-def _entrance(
-    queue: deque[_Item], call_soon: Callable[..., object], wake: Callable[[], None]
-) -> tuple[Callable[..., None], Callable[[], None], Callable[[], None]]:
-    """What hands a job over, what tells it that a worker sleeps, and what closes it.
-
-    Functions over one state of their own: half as dear as methods, and every call pays this.
-    """
-    append, context = queue.append, copy_context()  # a copy for each wake-up costs 50 ns
-    asleep = True  # a worker waits for the wake-up, and nobody has asked for it
-
-    def spawn(session: Hashable, job: Job, *arguments: Any) -> None:
-        nonlocal asleep
-        if asleep:
-            call_soon(wake, context=context)
-            asleep = False
-        append((monotonic(), session, job, arguments))
-
-    def sleeps() -> None:
-        nonlocal asleep
-        asleep = True
-
-    def close() -> None:
-        nonlocal asleep, call_soon
-        asleep, call_soon = True, _refuse
-
-    return spawn, sleeps, close
-
-
-def _refuse(_: object, **__: object) -> None:
-    raise RuntimeError("the background queue is closed; the job was not taken")
