@@ -139,6 +139,27 @@ def test_only_the_key_its_tenant_and_an_admin_get_a_receipt(tmp_path: Path) -> N
     asyncio.run(main())
 
 
+def test_only_the_callers_own_receipt_carries_salts(tmp_path: Path) -> None:
+    overseer = "sk-overseer"  # admin of another tenant
+    keys = [*EVERYBODY, key(overseer, "k6", "other", "admin")]
+
+    async def main() -> None:
+        async with upstream.running() as up, gateway(tmp_path, up.url, keys=keys) as rig:
+            reply = await rig.ask()
+            asked = reply.headers["x-request-id"]
+            for secret in (KEY, COLLEAGUE):
+                raw = await receipt(rig, asked, secret)
+                assert json.loads(raw)["salts"].keys() == {"request", "response"}
+                verify.verify_receipt(raw, trusted(rig), response=reply.body)
+            raw = await receipt(rig, asked, overseer)
+            assert json.loads(raw)["salts"] == {}
+            assert verify.verify_receipt(raw, trusted(rig)).entries[0].entry["kind"] == "call"
+            with pytest.raises(verify.FormatError, match="no salt"):
+                verify.verify_receipt(raw, trusted(rig), response=reply.body)
+
+    asyncio.run(main())
+
+
 def test_a_strangers_404_takes_as_long_as_an_unknown_ids(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
