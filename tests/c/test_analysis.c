@@ -329,7 +329,6 @@ utf8_is_read_across_cuts(void)
         for (size_t cut = 0; cut <= strlen(cases[i].text); cut++) {
             struct ag_words *w = calloc(1, sizeof(*w));
             ASSERT_NOT_NULL(w);
-            ag_words_start(w);
             ag_words_add(w, (const uint8_t *)cases[i].text, cut);
             ag_words_add(w, (const uint8_t *)cases[i].text + cut,
                          strlen(cases[i].text) - cut);

@@ -161,8 +161,6 @@ ag_analysis_new(bool events, const struct ag_session *session)
     ag_distribution_clear(&a->lists[1]);
     ag_sequence_start(&a->entropy, session != NULL ? &session->entropy : NULL);
     ag_sequence_start(&a->surprisal, session != NULL ? &session->surprisal : NULL);
-    ag_words_start(&a->words);
-    ag_repetition_start(&a->repetition);
     return a;
 }
 

@@ -1,15 +1,8 @@
 #include "text/repetition.h"
 
 #include <stdbool.h>
-#include <string.h>
 
 #define MASK (AG_LZ_WINDOW - 1u)
-
-void
-ag_repetition_start(struct ag_repetition *r)
-{
-    memset(r, 0, sizeof(*r));
-}
 
 static inline bool
 is_letter(uint8_t c)

@@ -30,6 +30,7 @@ struct ag_loop {
     uint32_t period;
 };
 
+/* Begins as zeros. */
 struct ag_repetition {
     uint64_t octets, literals, matches;
     uint64_t length;     /* of the match under way */
@@ -43,7 +44,6 @@ struct ag_repetition {
     uint8_t window[AG_LZ_WINDOW];
 };
 
-void ag_repetition_start(struct ag_repetition *r);
 void ag_repetition_add(struct ag_repetition *r, const uint8_t *text, size_t n);
 double ag_repetition_compression(const struct ag_repetition *r); /* 1 without text */
 

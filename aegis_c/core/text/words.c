@@ -6,12 +6,6 @@
 #include "base/utf8.h"
 #include "text/entropy.h"
 
-void
-ag_words_start(struct ag_words *w)
-{
-    memset(w, 0, sizeof(*w));
-}
-
 static void
 count_word(struct ag_words *w, uint64_t hash)
 {
@@ -198,9 +192,15 @@ double
 ag_words_entropy(const struct ag_words *w)
 {
     double sum = 0.0, n = (double)w->words;
-    for (size_t i = 0; i < AG_WORD_SLOTS; i++) {
-        double c = w->count[i];
-        sum += c > 1.0 ? c * log2(c) : 0.0;
+    for (size_t i = 0; i < AG_WORD_SLOTS; i += 8) {
+        uint32_t any = 0; /* most words come once, and most slots are empty */
+        for (size_t j = i; j < i + 8; j++) {
+            any |= w->count[j];
+        }
+        for (size_t j = i; any > 1 && j < i + 8; j++) {
+            double c = w->count[j];
+            sum += c > 1.0 ? c * log2(c) : 0.0;
+        }
     }
     double entropy = n > 0.0 ? log2(n) - sum / n : 0.0;
     return entropy > 0.0 ? entropy : 0.0;

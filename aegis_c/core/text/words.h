@@ -25,6 +25,7 @@
 #define AG_GRAM_SLOTS 4096 /* 4-grams remembered; a power of two */
 #define AG_SCRIPT_RUN 16   /* letters */
 
+/* Begins as zeros. */
 struct ag_words {
     uint64_t octets, characters, damaged; /* damaged: ill-formed sequences of UTF-8 */
     uint64_t words, grams, repeated;
@@ -43,7 +44,6 @@ struct ag_words {
     uint32_t gram[AG_GRAM_SLOTS];
 };
 
-void ag_words_start(struct ag_words *w);
 void ag_words_add(struct ag_words *w, const uint8_t *text, size_t n);
 void ag_words_end(struct ag_words *w); /* no more text: closes the last word */
 double ag_words_entropy(const struct ag_words *w); /* bits; 0 without words */

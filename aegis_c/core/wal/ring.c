@@ -6,16 +6,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "base/bytes.h"
 #include "hash/crc32c.h"
 #include "wal/format.h"
 
-/* Pages made present in one go, and the pause behind them: the kernel lets nobody map
- * or unmap meanwhile, and an open that goes on beside it took 3 ms longer without. */
+/* Pages made present in one go: the kernel lets nobody map or unmap meanwhile. */
 #define POPULATE_STEP ((size_t)256 << 10)
-#define POPULATE_PAUSE_NS 200000
 
 static const uint8_t ring_magic[8] = {'A', 'G', 'R', 'I', 'N', 'G', 0, 1};
 
@@ -130,25 +127,24 @@ ag_ring_begin(struct ag_ring *ring, uint64_t wal_id, uint32_t epoch,
     header->crc = static_crc(header);
 }
 
-void
-ag_ring_populate(const struct ag_ring *ring, const atomic_bool *stop)
+size_t
+ag_ring_populate(const struct ag_ring *ring, size_t at)
 {
 #ifdef MADV_POPULATE_WRITE
     /* Of the second mapping only as much as an entry reaches into it. */
     size_t wrapped = AG_RING_ENTRY + AG_WAL_PAYLOAD_MAX;
     size_t end = ring->capacity + (wrapped < ring->capacity ? wrapped : ring->capacity);
-    const struct timespec pause = {.tv_nsec = POPULATE_PAUSE_NS};
-    for (size_t at = 0; at < end && !atomic_load(stop); at += POPULATE_STEP) {
-        size_t n = end - at < POPULATE_STEP ? end - at : POPULATE_STEP;
-        if (madvise(ring->data + at, n, MADV_POPULATE_WRITE) != 0) {
-            return; /* an older kernel: pages come as they are touched */
-        }
-        (void)nanosleep(&pause, NULL);
+    size_t n = at < end ? end - at : 0;
+    n = n < POPULATE_STEP ? n : POPULATE_STEP;
+    /* An older kernel refuses: pages come as they are touched. */
+    if (n > 0 && madvise(ring->data + at, n, MADV_POPULATE_WRITE) == 0) {
+        return at + n;
     }
 #else
     (void)ring;
-    (void)stop;
+    (void)at;
 #endif
+    return AG_RING_POPULATED;
 }
 
 static int

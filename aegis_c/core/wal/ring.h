@@ -79,10 +79,12 @@ void ag_ring_begin(struct ag_ring *ring, uint64_t wal_id, uint32_t epoch,
  * AG_ECORRUPT; the last two only when the file can be left aside. */
 int ag_ring_attach(const struct ag_io *io, const char *path, struct ag_ring *ring,
                    struct ag_error *err);
-/* Makes the pages present ahead of use, which costs more than all else of an open (7 ms
- * for 16 MiB, 100 on a virtual machine that has to ask for them). Any thread, beside
- * producer and consumer; returns early when *stop becomes true. */
-void ag_ring_populate(const struct ag_ring *ring, const atomic_bool *stop);
+/* Makes some pages present ahead of use, from offset `at` on (0 first), which costs
+ * more than all else of an open (7 ms for 16 MiB, 100 on a virtual machine that has to
+ * ask for them). Returns the next offset, AG_RING_POPULATED at the end. Any thread,
+ * beside producer and consumer. */
+#define AG_RING_POPULATED SIZE_MAX
+size_t ag_ring_populate(const struct ag_ring *ring, size_t at);
 /* Gives the lock back although a forked child may have copies of the descriptor. */
 void ag_ring_unlock(const struct ag_io *io, const struct ag_ring *ring);
 void ag_ring_unmap(const struct ag_io *io, struct ag_ring *ring);

@@ -17,6 +17,7 @@
 /* After so long a piece goes while W sleeps; if W wrote nothing in that time, there is
  * nobody to disturb and the others follow without pauses. */
 #define PIECE_NS (2u * 1000u * 1000u)
+#define POPULATE_PAUSE_NS (200u * 1000u)
 
 void
 ag_wal_use_segment(struct ag_wal *wal, uint64_t at)
@@ -118,21 +119,36 @@ make_spare_lock_held(struct ag_wal *wal)
     }
 }
 
+/* Some more pages of the ring, and a pause: an open that went on beside it, and had to
+ * wait for the map of the process, took 3 ms longer without. */
+static size_t
+populate_lock_held(struct ag_wal *wal, size_t at)
+{
+    (void)pthread_mutex_unlock(&wal->lock);
+    at = ag_ring_populate(&wal->ring, at);
+    (void)pthread_mutex_lock(&wal->lock);
+    wait_lock_held(wal, POPULATE_PAUSE_NS);
+    return at;
+}
+
 void *
 ag_wal_helper(void *arg)
 {
     struct ag_wal *wal = arg;
     uint64_t look_at = 0;
+    size_t populated = 0;
     (void)prctl(PR_SET_NAME, "aegis-wal-prep", 0, 0, 0);
-    /* Before the spare, which a busy log makes wait: a first touch costs a producer
-     * more than an append. */
-    ag_ring_populate(&wal->ring, &wal->helper_stop);
     (void)pthread_mutex_lock(&wal->lock);
     while (!atomic_load(&wal->helper_stop)) {
         uint64_t now = ag_clock_ns();
         if (now >= look_at) {
             look_at_space_lock_held(wal);
             look_at = now + SPACE_EVERY_NS;
+        } else if (populated != AG_RING_POPULATED &&
+                   atomic_load(&wal->used) != UINT64_MAX) {
+            /* Before the spare, unless W waits for that: a first touch costs a producer
+             * more than an append. */
+            populated = populate_lock_held(wal, populated);
         } else if (!wal->spare_wanted) {
             wait_lock_held(wal, look_at - now);
         } else {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.core import (
@@ -18,6 +18,8 @@ from aegis_c.gateway.genai_metrics import Histogram
 if TYPE_CHECKING:
     from aegis_c.gateway.background.alerts import Alerts
     from aegis_c.gateway.background.webhook import Webhook
+
+_Measure = tuple[str, Callable[[tuple[float]], None]]
 
 _BITS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 _KINDS_MAX: Final = 32  # kinds of findings that have a series of their own
@@ -61,18 +63,26 @@ class AnalysisMetrics(Collector):
         self._analyses = {"available": 0, "unavailable": 0}
         self._findings: dict[str, int] = {}
         self._measures = {name: Histogram(bounds) for name, (_, _, bounds) in MEASURES.items()}
+        self._add_of: dict[str, list[_Measure]] = {
+            "": [],
+            "text": [],
+        }  # part of an analysis -> its members that are measured
+        for name, histogram in self._measures.items():
+            part, _, member = name.rpartition(".")
+            self._add_of[part].append((member, histogram.add))
         self.alerts: Alerts | None = None
         self.webhook: Webhook | None = None
 
     def seen(self, analysis: dict[str, Any]) -> None:
         """A reply was looked at."""
         self._analyses["available" if analysis["available"] else "unavailable"] += 1
-        text = analysis.get("text", {})
-        for name, histogram in self._measures.items():
-            part, _, member = name.rpartition(".")
-            value = (text if part else analysis).get(member)
-            if value is not None:
-                histogram.add((value,))
+        for member, add in self._add_of[""]:
+            if member in analysis:
+                add((analysis[member],))
+        text = analysis.get("text")
+        if text is not None:
+            for member, add in self._add_of["text"]:
+                add((text[member],))
         for finding in analysis["findings"]:
             kind = finding["kind"]
             if kind not in self._findings and len(self._findings) >= _KINDS_MAX:

@@ -58,9 +58,9 @@ class Background:
         self._behind: dict[Hashable, deque[_Item]] = {}  # session of a job that awaits -> the next
         self._parked = 0  # jobs in there
         self._running: dict[int, float] = {}  # worker -> when its job was handed over
-        self._wake = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()  # of workers that sleep
         call_soon = asyncio.get_running_loop().call_soon
-        self._entrance = HandOver(self._queue, call_soon, self._wake.set, copy_context())
+        self._entrance = HandOver(self._queue, call_soon, self._wake, copy_context())
         self.spawn = self._entrance.spawn
         self._tasks: list[asyncio.Task[None]] = []
         self._slice_end = 0.0  # of this turn of the loop; 0.0 before its first job
@@ -134,8 +134,9 @@ class Background:
         while True:
             if not queue:
                 self._entrance.sleeps()
-                self._wake.clear()
-                await self._wake.wait()
+                idle = loop.create_future()
+                self._idle.append(idle)
+                await idle
                 continue
             if not self._slice_end:
                 self._slice_end = monotonic() + _SLICE
@@ -143,24 +144,46 @@ class Background:
             while queue and monotonic() < self._slice_end:
                 item = queue.popleft()
                 behind = self._behind.get(item[1])
-                if behind is None:
-                    await self._run(worker, item)
-                else:
+                if behind is not None:
                     behind.append(item)
                     self._parked += 1
-            await asyncio.sleep(0)
+                elif (result := self._start(item[2], item[3])) is not None:
+                    await self._finish(worker, item, result)
+                if self._closing and not self.depth:
+                    self._quiet.set()
+            if queue:
+                await asyncio.sleep(0)
 
-    async def _run(self, worker: int, item: _Item) -> None:
-        """Run one job to its end; those that it has held up come next."""
-        self._running[worker], session, job, arguments = item
-        awaited = False
+    def _wake(self) -> None:
+        """Wake one worker; it wakes the next one when its job awaits."""
+        while self._idle:
+            idle = self._idle.popleft()
+            if not idle.done():
+                idle.set_result(None)
+                return
+
+    def _start(self, job: Job, arguments: tuple[Any, ...]) -> Awaitable[object] | None:
+        """Run one job as far as it goes; what it awaits then, if it does."""
         try:
             result = job(*arguments)
-            if result is not None:
-                if session is not None:
-                    awaited = True
-                    self._behind[session] = deque()
-                await result
+        except (Exception, asyncio.CancelledError):
+            self._failure(job)
+            return None
+        if result is None:
+            self.done += 1
+        return result
+
+    async def _finish(self, worker: int, item: _Item, result: Awaitable[object]) -> None:
+        """Await the rest of a job; those that it has held up come next."""
+        self._running[worker], session, job, _ = item
+        if session is not None:
+            self._behind[session] = deque()
+        if self._queue:
+            self._wake()
+        else:
+            self._entrance.sleeps()
+        try:
+            await result
             self.done += 1
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -170,13 +193,11 @@ class Background:
         except Exception:
             self._failure(job)
         finally:
-            if awaited:
+            if session is not None:
                 behind = self._behind.pop(session)
                 self._parked -= len(behind)
                 self._queue.extendleft(reversed(behind))
             del self._running[worker]
-            if self._closing and not self.depth:
-                self._quiet.set()
 
     def _end_slice(self) -> None:
         self._slice_end = 0.0
