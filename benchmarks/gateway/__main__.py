@@ -83,7 +83,7 @@ def measure(folder: Path, *, full: bool = False, calls: int = 0) -> dict[str, An
             requests=calls,
             model="mock-20ms",
         )
-        counts = (64, 256, 1000) if full else (64,)
+        counts = (64,) if calls else (64, 256, 1000)
         for name, rounds_each, ramp in (("streams", 1, 0.0), ("spread", 2, STREAM_SECONDS)):
             results[name] = [
                 row
