@@ -151,6 +151,9 @@ def test_only_the_callers_own_receipt_carries_salts(tmp_path: Path) -> None:
                 raw = await receipt(rig, asked, secret)
                 assert json.loads(raw)["salts"].keys() == {"request", "response"}
                 verify.verify_receipt(raw, trusted(rig), response=reply.body)
+            nobody = await rig.ask(secret="sk-wrong")  # only an admin can ask for its receipt
+            raw = await receipt(rig, nobody.headers["x-request-id"], overseer)
+            verify.verify_receipt(raw, trusted(rig), response=nobody.body)
             raw = await receipt(rig, asked, overseer)
             assert json.loads(raw)["salts"] == {}
             assert verify.verify_receipt(raw, trusted(rig)).entries[0].entry["kind"] == "call"
