@@ -300,6 +300,7 @@ class Chaos:
             if time.monotonic() > until and self.done.total() >= len(kinds):
                 break
             await asyncio.sleep(self.random.uniform(0.05, min(0.8, seconds / 10)))
+        await asyncio.sleep(0.3)  # a worker that was killed a moment ago is dead by then
         deadline = time.monotonic() + 20
         while not (await ready(server) and len(workers_of(server)) == WORKERS):
             assert time.monotonic() < deadline, "it is not ready after all trouble is over"
@@ -439,8 +440,16 @@ async def ready(server: Process) -> bool:
 
 
 def workers_of(server: Process) -> list[int]:
+    """Those that live; not one whose end the supervisor has yet to take note of."""
     path = Path(f"/proc/{server.pid}/task/{server.pid}/children")
-    return [int(word) for word in path.read_text().split()]
+    return [int(word) for word in path.read_text().split() if lives(int(word))]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def anonymous_mib(pid: int) -> float:
